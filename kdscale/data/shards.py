@@ -1,0 +1,198 @@
+"""One shard: a standard WebDataset tar of `KEY.ext` and `KEY.cls` members, written and decoded.
+
+Images keep their encoded bytes (png, jpg, any Pillow format), arrays are `.npy`; `.cls` is the class number in
+ASCII. Nothing in a shard is ever unpickled.
+"""
+
+import io
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdscale.data.manifest import SampleSpec, Shard
+from kdscale.errors import UserError
+from kdscale.files import sha256, written_aside
+
+LABEL = "cls"
+IMAGES = frozenset(Image.registered_extensions())
+"""Extensions, with their dot, that Pillow can decode."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample as a shard holds it."""
+
+    key: str
+    extension: str
+    """Without the dot: png, jpg, npy, ..."""
+    payload: bytes
+    label: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A whole shard in memory, rows in the shard's order."""
+
+    keys: list[str]
+    ids: NDArray[np.uint64]
+    """(N,) xxh3 of each key: names the sample to counter-based generators."""
+    x: NDArray[np.generic]
+    """(N, *shape) uint8 for images, float32 for arrays."""
+    y: NDArray[np.int64]
+    """(N,) class numbers."""
+
+
+def write(folder: Path, name: str, samples: Iterable[Encoded]) -> Shard:
+    """Write samples to `folder/name`, whole or not at all; the same samples give the same bytes."""
+    count = 0
+    with written_aside(folder / name) as temporary:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in samples:
+                _add(tar, f"{sample.key}.{sample.extension}", sample.payload)
+                _add(tar, f"{sample.key}.{LABEL}", str(sample.label).encode())
+                count += 1
+        checksum, size = sha256(temporary), temporary.stat().st_size
+    return Shard(name=name, samples=count, bytes=size, sha256=checksum)
+
+
+def scan(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each sample of a tar, local or at any URL that WebDataset opens: its key and its members by extension.
+
+    Raises:
+        UserError: the tar cannot be opened, is truncated, or holds the same key twice.
+    """
+    seen: set[str] = set()
+    key, members = "", dict[str, bytes]()
+    try:
+        with _open(url) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                if not member.isreg():
+                    continue
+                match = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", member.name)
+                if match is None:
+                    continue
+                if match[1] != key:
+                    if members:
+                        yield key, members
+                    key, members = match[1], {}
+                    if key in seen:
+                        raise UserError(f"{url}: the key {key} is there twice; keys must be unique in a dataset")
+                    seen.add(key)
+                file = tar.extractfile(member)
+                assert file is not None
+                payload = file.read()
+                if len(payload) < member.size:
+                    raise tarfile.ReadError("unexpected end of data")
+                members[match[2].lower()] = payload
+            if members:
+                yield key, members
+    except FileNotFoundError:
+        raise UserError(f"{url}: there is no such shard; restore it or import the dataset again") from None
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(
+            f"{url}: the tar is truncated or damaged ({error}); restore it or import the dataset again"
+        ) from None
+
+
+def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
+    """Decode a whole shard and check it against the manifest.
+
+    Raises:
+        UserError: the shard is truncated, a sample does not decode, has another shape, or its label is out of range.
+    """
+    if "://" not in url and Path(url).exists() and Path(url).stat().st_size != shard.bytes:
+        raise UserError(
+            f"{url}: the tar has {Path(url).stat().st_size} bytes where the manifest says {shard.bytes} "
+            "(truncated or changed); restore it or import the dataset again"
+        )
+    keys: list[str] = []
+    x = np.empty((shard.samples, *spec.shape), np.uint8 if spec.kind == "image" else np.float32)
+    y = np.empty(shard.samples, np.int64)
+    for row, (key, members) in enumerate(scan(url)):
+        if row == shard.samples:
+            raise UserError(f"{url}: more samples than the {shard.samples} of the manifest; import the dataset again")
+        extension = payload_extension(url, key, members)
+        x[row] = decode_payload(f"{url}: {key}", extension, members[extension], spec)
+        y[row] = decode_label(f"{url}: {key}", members, classes)
+        keys.append(key)
+    if len(keys) < shard.samples:
+        raise UserError(f"{url}: {len(keys)} samples where the manifest says {shard.samples}; import the dataset again")
+    ids = np.fromiter((xxhash.xxh3_64_intdigest(key) for key in keys), np.uint64, len(keys))
+    return Decoded(keys, ids, x, y)
+
+
+def payload_extension(where: str, key: str, members: dict[str, bytes]) -> str:
+    """The extension of the member that holds the sample itself."""
+    for extension in members:
+        if extension == "npy" or f".{extension}" in IMAGES:
+            return extension
+    raise UserError(f"{where}: sample {key} has neither an image nor a .npy member (only {', '.join(sorted(members))})")
+
+
+def decode_label(where: str, members: dict[str, bytes], classes: int | None) -> int:
+    """The class number of a sample; `classes` bounds it where it is known."""
+    if LABEL not in members:
+        raise UserError(f"{where}: no .{LABEL} member with the label; add one")
+    try:
+        label = int(members[LABEL])
+    except ValueError:
+        raise UserError(
+            f"{where}: the label {members[LABEL][:20]!r} is not a number; a .{LABEL} member holds the class number"
+        ) from None
+    if label < 0 or (classes is not None and label >= classes):
+        raise UserError(
+            f"{where}: the label {label} is outside the classes 0 to {(classes or 0) - 1}; mend the label or the class list"
+        )
+    return label
+
+
+def decode_payload(where: str, extension: str, payload: bytes, spec: SampleSpec) -> NDArray[np.generic]:
+    """One sample as an array of the spec's shape; `where` names it in errors."""
+    if extension == "npy":
+        try:
+            array = np.load(io.BytesIO(payload), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError(f"{where}: the array does not decode ({error}); replace or remove it") from None
+        if array.shape == spec.shape and (spec.kind == "array" or array.dtype == np.uint8):
+            return array
+        raise UserError(f"{where}: an array of shape {array.shape}, {array.dtype} where {spec.shape} is expected")
+    array = decode_image(where, payload, spec.shape[0])
+    if array.shape != spec.shape:
+        raise UserError(
+            f"{where}: an image of {array.shape[2]}x{array.shape[1]} pixels where {spec.shape[2]}x{spec.shape[1]} "
+            "are expected; set data.image_size to resize on import"
+        )
+    return array
+
+
+def decode_image(where: str, payload: bytes, channels: int) -> NDArray[np.uint8]:
+    """An encoded image as (channels, height, width) uint8, grey for one channel and RGB for three."""
+    try:
+        with Image.open(io.BytesIO(payload)) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except Exception as error:  # Pillow raises what its plugins raise
+        raise UserError(f"{where}: the image does not decode ({error}); replace or remove it") from None
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _add(tar: tarfile.TarFile, name: str, payload: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(payload)
+    tar.addfile(info, io.BytesIO(payload))
+
+
+def _open(url: str) -> BinaryIO:
+    if "://" not in url and not url.startswith("pipe:"):
+        return open(url, "rb")
+    from webdataset.gopen import gopen
+
+    stream: BinaryIO = gopen(url, "rb")
+    return stream

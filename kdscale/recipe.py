@@ -1,0 +1,366 @@
+"""The recipe: everything about a run in one typed YAML file.
+
+First in the flow, below everything else: it knows no other part of kdscale. `load` reads a file, applies
+``section.field=value`` overrides, refuses what it does not know and returns a frozen `Recipe` in which every
+path is absolute and the DeepSpeed JSON is inlined, so that the saved recipe says all there is to say.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from kdscale.errors import UserError
+
+Share = Annotated[float, Field(ge=0)]
+"""A part of the samples: below 1 a fraction, from 1 on a count."""
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: frozen, and unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSpec(BaseModel):
+    """A network: a name of the zoo or ``package.module:factory``, and the factory's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    """mlp, convnet, resnet, wide_resnet, or ``package.module:factory``."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _model_spec(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Model = Annotated[ModelSpec, BeforeValidator(_model_spec)]
+
+
+class ViewSpec(Section):
+    """What an augmentation may do to a sample; all zero leaves it as it is."""
+
+    jitter: int = Field(0, ge=0)
+    """Shift by up to this many pixels, up or down and left or right, zeros moving in."""
+    flip: bool = False
+    """Mirror left to right, every other time."""
+    rotate: float = Field(0.0, ge=0, le=180)
+    """Turn by up to this many degrees either way."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Enlarge or shrink by up to this fraction."""
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self == ViewSpec()
+
+
+class Data(Section):
+    """Where the samples come from and in what order they are read."""
+
+    source: str = "digits"
+    """digits, idx, folder, npz, parquet, shards, or ``package.module:function``."""
+    path: str | None = None
+    """File, folder or URL of the source; digits needs none."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the source, such as column names of a parquet file."""
+    validation: Share = 0.1
+    """Part of the training samples kept for validation, if the source has no validation split."""
+    test: Share = 0.2
+    """Part of the samples kept for the test, if the source has no test split."""
+    image_size: int | None = Field(None, ge=1)
+    """Resize images to this many pixels a side when they are imported."""
+    shard_size: int = Field(2048, ge=1)
+    """Samples in a shard."""
+    lanes: int = Field(8, ge=1)
+    """Canonical sample streams; ranks own whole lanes, so the order is the same for any world size."""
+    window: int = Field(8192, ge=1)
+    """Samples within which a lane permutes, and the most that a restart reads again."""
+    normalize: bool = True
+    """Subtract the training split's mean and divide by its standard deviation, a channel each."""
+    views: ViewSpec = ViewSpec()
+    """The augmentation of the views that teachers label and students see."""
+
+
+class Training(Section):
+    """What teachers and students have in common: one fit loop's numbers."""
+
+    model: Model
+    epochs: float = Field(10, gt=0)
+    """Passes over the training split; fractions are allowed."""
+    batch_size: int = Field(128, ge=1)
+    """Samples in a global batch."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    """one_cycle: linear warm-up, then cosine to zero; cosine: no warm-up."""
+    warmup: float = Field(0.3, ge=0, lt=1)
+    """Fraction of the steps that one_cycle warms up for."""
+    checkpoint_epochs: float = Field(1.0, gt=0)
+    """Epochs between checkpoints."""
+    cpus: int = Field(1, ge=1)
+    """CPU cores, and threads, of one process."""
+    gpus: float | Literal["auto"] = "auto"
+    """GPUs of one process; auto takes one each where the cluster has any."""
+
+
+class Teachers(Training):
+    """The ensemble: members that differ in nothing but the seed."""
+
+    count: int = Field(5, ge=1)
+    """Number of members."""
+    first_seed: int = Field(0, ge=0)
+    """The members' seeds count up from here."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 computes products under autocast; weights stay float32."""
+    max_norm: float | None = Field(None, gt=0)
+    """Upper bound of the norm of each unit's incoming weights, after every step."""
+    views: ViewSpec = ViewSpec()
+    """Augmentation while training; it follows the member's seed."""
+    retries: int = Field(2, ge=0)
+    """How often a member is started again after a crash before it is reported as failed."""
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.first_seed, self.first_seed + self.count))
+
+
+class Logits(Section):
+    """How the members' outputs are stored."""
+
+    codec: Literal["dense"] = "dense"
+    dtype: Literal["float16", "float32"] = "float16"
+    views: int = Field(1, ge=1)
+    """Views stored of each sample; view 0 is the plain one."""
+
+
+class Student(Training):
+    """The one model that is to be served."""
+
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    """One student, and one control, is trained for each."""
+    temperature: float = Field(4.0, gt=0)
+    """T of the soft targets."""
+    hard_weight: float = Field(0.1, ge=0)
+    """Weight of the hard-label term, relative to the soft term's 1."""
+    control: bool = True
+    """Also train the same student on hard labels alone, with the same budget."""
+    workers: int = Field(2, ge=1)
+    """Data-parallel ranks."""
+    deepspeed: dict[str, Any] | str = Field(default_factory=dict)
+    """DeepSpeed configuration: a JSON file or a mapping; kdscale fills in the batch sizes."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Student":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: each student needs its own seed")
+        return self
+
+
+class Evaluate(Section):
+    bins: int = Field(15, ge=2)
+    """Bins of the calibration error and of the reliability diagram."""
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+
+
+class WandB(Section):
+    mode: Annotated[Literal["online", "offline", "off"], BeforeValidator(_off)] = "off"
+    project: str = "kdscale"
+    entity: str | None = None
+    base_url: str | None = None
+    """Server; without it WANDB_BASE_URL or W&B's own."""
+    tags: list[str] = Field(default_factory=list)
+
+
+class Tracking(Section):
+    wandb: WandB = WandB()
+
+
+class Cluster(Section):
+    address: str | None = None
+    """Address of a running Ray to join; without it RAY_ADDRESS, else a Ray of this machine alone is started."""
+    cpus: int | None = Field(None, ge=1)
+    """Cores that a local Ray may use; all by default."""
+
+
+class Recipe(Section):
+    """Everything about a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run directory, runs/NAME, and the W&B group."""
+    seed: int = Field(0, ge=0)
+    """Seed of the splits, shards and views; members and students have seeds of their own."""
+    data: Data = Data()
+    teachers: Teachers
+    logits: Logits = Logits()
+    fusion: Literal["mean_probability", "mean_logit"] = "mean_probability"
+    """How the members' outputs become one target."""
+    student: Student
+    evaluate: Evaluate = Evaluate()
+    tracking: Tracking = Tracking()
+    cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "Recipe":
+        lanes = self.data.lanes
+        for section, part in (("teachers", self.teachers), ("student", self.student)):
+            if part.batch_size % lanes:
+                raise ValueError(
+                    f"{section}.batch_size is {part.batch_size}, which data.lanes = {lanes} does not divide; "
+                    f"take a multiple of {lanes} or other lanes"
+                )
+        if lanes % self.student.workers:
+            raise ValueError(
+                f"student.workers is {self.student.workers}, which does not divide data.lanes = {lanes}; "
+                "ranks own whole lanes"
+            )
+        return self
+
+    def dump(self) -> str:
+        """The recipe as YAML, with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file, apply ``section.field=value`` overrides, resolve its paths.
+
+    Relative paths are looked for from the current directory, then from the recipe's folder.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown field (with the nearest known one), a value out of range.
+    """
+    path = Path(path)
+    tree = _read_yaml(path)
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+    return _resolve(recipe, path.parent)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Each field in which two recipes differ, as ``section.field: old -> new``."""
+    a, b = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: there is no such recipe; give the path of a YAML file, such as configs/quickstart.yaml"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error}); give a YAML file") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); mend it there") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections such as data, teachers and student")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one ``section.field=value`` in a tree of mappings, the value read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"override '{override}' is not of the form section.field=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"override '{override}': the value is not valid YAML; quote it") from None
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.get(parent)
+        if isinstance(child, str) and parent == "model":
+            child = {"name": child}
+        if child is None:
+            child = {}
+        if not isinstance(child, dict):
+            raise UserError(f"override '{override}': {parent} is a value, not a section")
+        node[parent] = child
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first validation error, unknown fields before others, as one sentence."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_fields(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown field {where}; {hint}"
+    if problem["type"] == "missing":
+        return f"the field {where} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
+    data, student = recipe.data, recipe.student
+    if data.path and "://" not in data.path and not data.path.startswith("pipe:"):
+        data = data.model_copy(update={"path": str(_find(data.path, folder))})
+    if isinstance(student.deepspeed, str):
+        student = student.model_copy(update={"deepspeed": _read_deepspeed(_find(student.deepspeed, folder))})
+    return recipe.model_copy(update={"data": data, "student": student})
+
+
+def _find(path: str, folder: Path) -> Path:
+    given = Path(path).expanduser()
+    for candidate in (given, folder / given):
+        if candidate.exists():
+            return candidate.resolve()
+    return given.absolute()
+
+
+def _read_deepspeed(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"student.deepspeed: there is no file {path}; give a DeepSpeed JSON or a mapping") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"student.deepspeed: {path} is not valid JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"student.deepspeed: {path} must hold a JSON object")
+    return config
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
