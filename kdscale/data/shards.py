@@ -125,7 +125,7 @@ def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
         keys.append(key)
     if len(keys) < shard.samples:
         raise UserError(f"{url}: {len(keys)} samples where the manifest says {shard.samples}; import the dataset again")
-    ids = np.fromiter((xxhash.xxh3_64_intdigest(key) for key in keys), np.uint64, len(keys))
+    ids = np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
     return Decoded(keys, ids, x, y)
 
 
@@ -158,7 +158,7 @@ def decode_payload(where: str, extension: str, payload: bytes, spec: SampleSpec)
     """One sample as an array of the spec's shape; `where` names it in errors."""
     if extension == "npy":
         try:
-            array = np.load(io.BytesIO(payload), allow_pickle=False)
+            array: NDArray[np.generic] = np.load(io.BytesIO(payload), allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise UserError(f"{where}: the array does not decode ({error}); replace or remove it") from None
         if array.shape == spec.shape and (spec.kind == "array" or array.dtype == np.uint8):
