@@ -1,0 +1,146 @@
+"""Batches: the order made into tensors, joined with whatever else is known of each sample.
+
+A rank reads its lanes window by window: decoded rows are gathered once a window, together with the rows that a
+`Join` adds by key (soft targets, say), and a step slices its share. Views and normalisation happen on the batch,
+on its device.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdscale.data import views
+from kdscale.data.dataset import Dataset
+from kdscale.data.manifest import Manifest
+from kdscale.data.order import Order, Rows
+from kdscale.data.shards import Decoded
+from kdscale.recipe import ViewSpec
+
+Join = Callable[[int, Decoded, int], Tensor]
+"""(shard number, decoded shard, view) -> (N, ...) one row for each of the shard's rows."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step sees."""
+
+    x: Tensor
+    """(B, *shape) float32, normalised."""
+    y: Tensor
+    """(B,) int64 class numbers."""
+    targets: Tensor | None = None
+    """(B, ...) what the join gave."""
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Equal micro-batches, in order."""
+        if parts == 1:
+            return [self]
+        targets = self.targets.chunk(parts) if self.targets is not None else [None] * parts
+        return [Batch(*part) for part in zip(self.x.chunk(parts), self.y.chunk(parts), targets, strict=True)]
+
+
+class Pixels:
+    """Raw rows to network input: the view, then the range [0, 1] for images, then normalisation."""
+
+    def __init__(self, manifest: Manifest, normalize: bool, spec: ViewSpec, seed: int, device: torch.device):
+        self.spec, self.seed, self.device = spec, seed, device
+        image = manifest.sample.kind == "image"
+        unit = 255.0 if image else 1.0
+        mean = torch.tensor(manifest.mean if normalize else 0.0, dtype=torch.float32, device=device)
+        std = torch.tensor(manifest.std if normalize else 1.0, dtype=torch.float32, device=device)
+        self.shift = (mean * unit).view(-1, 1, 1) if image else mean
+        self.factor = (1 / (std * unit)).view(-1, 1, 1) if image else 1 / std
+
+    def __call__(
+        self, x: NDArray[np.generic], ids: NDArray[np.uint64], view: NDArray[np.int64]
+    ) -> Tensor:
+        """(B, *shape) raw rows, (B,) ids and view numbers -> (B, *shape) float32."""
+        raw = torch.from_numpy(x).to(self.device, non_blocking=True)
+        return (views.make(raw, self.spec, self.seed, ids, view).float() - self.shift) * self.factor
+
+
+@dataclass(frozen=True)
+class _Window:
+    x: NDArray[np.generic]
+    ids: NDArray[np.uint64]
+    y: NDArray[np.int64]
+    view: NDArray[np.int64]
+    targets: Tensor | None
+
+
+class Batches:
+    """The batches of a rank: a function of the step.
+
+    Any step may be asked for; asking in order costs one gather a window.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: Order,
+        pixels: Pixels,
+        view_of_epoch: Callable[[int], int],
+        lanes: Sequence[int],
+        join: Join | None = None,
+    ):
+        """`view_of_epoch` names the view that an epoch sees; `lanes` are those the rank owns."""
+        self.dataset, self.order, self.pixels = dataset, order, pixels
+        self.view_of_epoch, self.lanes, self.join = view_of_epoch, lanes, join
+        self._held: dict[int, tuple[tuple[int, int], _Window]] = {}
+
+    def __call__(self, step: int) -> Batch:
+        parts = [part for lane in self.lanes for part in self._slices(lane, step)]
+        x, ids, y, view = (
+            np.concatenate([getattr(window, name)[rows] for window, rows in parts]) for name in ("x", "ids", "y", "view")
+        )
+        targets = [window.targets[rows] for window, rows in parts if window.targets is not None]
+        device = self.pixels.device
+        return Batch(
+            x=self.pixels(x, ids, view),
+            y=torch.from_numpy(y).to(device, non_blocking=True),
+            targets=torch.cat(targets).to(device, non_blocking=True) if targets else None,
+        )
+
+    def _slices(self, lane: int, step: int) -> list[tuple[_Window, slice]]:
+        start, left = step * self.order.per_lane, self.order.per_lane
+        parts = []
+        while left:
+            epoch, number, within = self.order.locate(lane, start)
+            window = self._window(lane, epoch, number)
+            taken = min(left, len(window.y) - within)
+            parts.append((window, slice(within, within + taken)))
+            start, left = start + taken, left - taken
+        return parts
+
+    def _window(self, lane: int, epoch: int, number: int) -> _Window:
+        held = self._held.get(lane)
+        if held is None or held[0] != (epoch, number):
+            held = ((epoch, number), self._gather(self.order.read_window(epoch, lane, number), epoch))
+            self._held[lane] = held
+        return held[1]
+
+    def _gather(self, rows: Rows, epoch: int) -> _Window:
+        view = self.view_of_epoch(epoch)
+        n = len(rows.row)
+        shape = self.dataset.manifest.sample.shape
+        x: NDArray[np.generic] | None = None
+        ids, y = np.empty(n, np.uint64), np.empty(n, np.int64)
+        targets: Tensor | None = None
+        for number in np.unique(rows.shard):
+            where = np.flatnonzero(rows.shard == number)
+            taken = rows.row[where]
+            decoded = self.dataset.decoded(int(number))
+            if x is None:
+                x = np.empty((n, *shape), decoded.x.dtype)
+            x[where], ids[where], y[where] = decoded.x[taken], decoded.ids[taken], decoded.y[taken]
+            if self.join is not None:
+                joined = self.join(int(number), decoded, view)
+                if targets is None:
+                    targets = torch.empty((n, *joined.shape[1:]), dtype=joined.dtype)
+                targets[torch.from_numpy(where)] = joined[torch.from_numpy(taken)]
+        assert x is not None
+        return _Window(x, ids, y, np.full(n, view, np.int64), targets)

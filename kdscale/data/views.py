@@ -1,0 +1,90 @@
+"""Views: augmentations that need no storage.
+
+What happens to a sample is drawn from a counter-based generator keyed by (seed, key, view), so whoever asks for
+view 7 of a key sees the same pixels: teachers that label it and students that learn from it ("consistent
+teaching", Beyer et al. 2022). View 0 is the plain sample. The draws are made on the CPU, a few numbers a sample;
+the pixels are moved where the batch is.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdscale.recipe import ViewSpec
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_DRAWS = 5
+
+
+def uniforms(seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
+    """(N, draws) numbers in [0, 1), a function of (seed, id, view, draw) alone.
+
+    The finaliser is SplitMix64's (Steele, Lea & Flood 2014) applied to a counter.
+    """
+    with np.errstate(over="ignore"):
+        state = _mix(ids ^ _mix(np.uint64(seed) + _GAMMA))
+        state = _mix(state + _GAMMA * views.astype(np.uint64))
+        counter = np.arange(1, draws + 1, dtype=np.uint64)
+        bits = _mix(state[:, None] + _GAMMA * counter[None, :])
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def make(
+    x: Tensor, spec: ViewSpec, seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64]
+) -> Tensor:
+    """The views of a batch of images.
+
+    Args:
+        x: (B, C, H, W), any dtype, any device.
+        ids: (B,) the samples' ids.
+        views: (B,) view numbers; rows with view 0 come back unchanged.
+
+    Returns:
+        A tensor like `x`.
+    """
+    if spec.changes_nothing or not views.any():
+        return x
+    draws = uniforms(seed, ids, views, _DRAWS)
+    changed = views > 0
+    if spec.rotate or spec.scale:
+        angle = np.where(changed, (2 * draws[:, 3] - 1) * np.deg2rad(spec.rotate), 0.0)
+        zoom = np.where(changed, 1 + (2 * draws[:, 4] - 1) * spec.scale, 1.0)
+        x = _turn(x, angle, zoom)
+    if spec.flip:
+        mirrored = torch.from_numpy(changed & (draws[:, 2] < 0.5)).to(x.device)
+        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    if spec.jitter:
+        span = 2 * spec.jitter + 1
+        shifts = np.where(changed[:, None], np.floor(draws[:, :2] * span).astype(np.int64) - spec.jitter, 0)
+        x = _shift(x, torch.from_numpy(shifts).to(x.device), spec.jitter)
+    return x
+
+
+def _mix(z: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    z = np.asarray(z, np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _shift(x: Tensor, shifts: Tensor, most: int) -> Tensor:
+    """Move each image by its (dy, dx) pixels; zeros come in at the edges."""
+    batch, channels, height, width = x.shape
+    padded = torch.nn.functional.pad(x, (most, most, most, most)).flatten(2)
+    rows = torch.arange(height, device=x.device)[None, :] + most - shifts[:, :1]
+    columns = torch.arange(width, device=x.device)[None, :] + most - shifts[:, 1:]
+    places = (rows[:, :, None] * (width + 2 * most) + columns[:, None, :]).flatten(1)
+    moved = padded.gather(2, places[:, None, :].expand(batch, channels, height * width))
+    return moved.view(batch, channels, height, width)
+
+
+def _turn(x: Tensor, angle: NDArray[np.float64], zoom: NDArray[np.float64]) -> Tensor:
+    """Rotate and scale each image about its centre, bilinear, zeros outside; integer images are rounded."""
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    zero = np.zeros_like(cos)
+    affine = np.stack([np.stack([cos, -sin, zero], -1), np.stack([sin, cos, zero], -1)], 1)
+    theta = torch.from_numpy(affine).to(x.device, torch.float32)
+    grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
+    turned = torch.nn.functional.grid_sample(x.float(), grid, align_corners=False)
+    return turned.to(x.dtype) if x.is_floating_point() else turned.round().to(x.dtype)
