@@ -1,0 +1,141 @@
+"""The types of results.json: the contract between evaluation, which writes it, and the report, which reads it.
+
+Checked once at the door, so that tables and figures may rely on what they use; fields that the report does
+not know are let through.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdscale.errors import UserError
+
+
+class Part(BaseModel):
+    """Base of every part of the results."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+
+class Metrics(Part):
+    """One model on one split. Fractions, except `nll` in nats."""
+
+    accuracy: float
+    errors: float
+    """Wrong predictions; a mean over seeds need not be whole."""
+    n: int = Field(ge=0)
+    nll: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    agreement: float | None = None
+    """How often the prediction is the ensemble's."""
+    seed: int | None = None
+
+
+class Trained(Metrics):
+    """A student or control: means over its seeds, and each seed's own numbers."""
+
+    runs: list[Metrics] = Field(default_factory=list)
+
+    @property
+    def each(self) -> list[Metrics]:
+        """One entry a seed; the means themselves where the seeds were not kept."""
+        return self.runs or [self]
+
+
+class Range(Part):
+    mean: float
+    min: float
+    max: float
+
+
+class BySize(Part):
+    """Ensembles of so many members, over several subsets of the teachers."""
+
+    members: int = Field(ge=1)
+    accuracy: Range
+    nll: Range | None = None
+    subsets: int = 1
+
+
+class Bin(Part):
+    """One bin of a reliability diagram; confidence and accuracy are None where it is empty."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None = None
+    accuracy: float | None = None
+
+
+class Split(Part):
+    """Everything measured on one split."""
+
+    teachers: list[Metrics] = Field(min_length=1)
+    ensemble: Metrics
+    student: Trained
+    control: Trained | None = None
+    by_size: list[BySize] = Field(default_factory=list)
+    reliability: dict[str, list[Bin]] = Field(default_factory=dict)
+    confusion: dict[str, list[list[int]]] = Field(default_factory=dict)
+    """Counts, [label, prediction], of a model's first seed; left out where there are many classes."""
+
+
+class Dataset(Part):
+    fingerprint: str
+    classes: list[str]
+    samples: dict[str, int]
+
+
+class Model(Part):
+    """What a model costs; an ensemble counts all its members."""
+
+    name: str | None = None
+    parameters: int
+    bytes: int | None = None
+
+
+class Results(Part):
+    """The whole of results.json."""
+
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str
+    dataset: Dataset
+    splits: dict[str, Split] = Field(min_length=1)
+    models: dict[str, Model] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _confusion_is_square(self) -> "Results":
+        classes = len(self.dataset.classes)
+        for split in self.splits.values():
+            for model, matrix in split.confusion.items():
+                if len(matrix) != classes or any(len(row) != classes for row in matrix):
+                    raise ValueError(f"the confusion of the {model} is not {classes} by {classes}")
+        return self
+
+    @property
+    def main(self) -> str:
+        """The split that the report is about: test, or the first where there is no test."""
+        return "test" if "test" in self.splits else next(iter(self.splits))
+
+
+def checked(value: "Mapping[str, Any] | Results", where: str = "results.json") -> Results:
+    """The results with their types; `where` names the file in the message.
+
+    Raises:
+        UserError: a field is missing or is not what evaluation writes.
+    """
+    if isinstance(value, Results):
+        return value
+    try:
+        return Results.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"{where}: not the results of an evaluation ({f'{field}: ' if field else ''}{what}); "
+            "run `kdscale evaluate` again"
+        ) from None

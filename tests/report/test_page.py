@@ -1,0 +1,189 @@
+"""The page is one file, the same bytes each time, safe against names, and complete with what there is."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from kdscale.errors import UserError
+from kdscale.report import figures
+from kdscale.report.page import render
+
+TEACHERS = [60, 64, 56]
+
+
+class Elements(HTMLParser):
+    """Collects start tags, and notes what is closed in the wrong order."""
+
+    void = frozenset({"meta", "br", "hr", "img", "link"})
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.open, self.misplaced = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.misplaced.append(tag)
+
+
+def parsed(text):
+    elements = Elements()
+    elements.feed(text)
+    return elements
+
+
+@pytest.fixture
+def page(results, run, loss_rows):
+    def make(tree=None, rows=None):
+        path = render(run(tree or results(TEACHERS, control=[60, 62, 61]), rows))
+        return path.read_text(encoding="utf-8")
+
+    return make
+
+
+def test_the_same_run_gives_the_same_bytes(results, run, loss_rows):
+    folder = run(results(TEACHERS, control=[60, 62]), loss_rows(3))
+    first = render(folder).read_bytes()
+    assert render(folder).read_bytes() == first
+    assert render(folder) == folder / "report" / "index.html"
+    assert [path.name for path in (folder / "report").iterdir()] == ["index.html"]
+
+
+def test_it_needs_no_network_and_no_script(page, loss_rows):
+    text = page(rows=loss_rows(3))
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "@import" not in text
+    elements = parsed(text)
+    assert not {"script", "link", "iframe", "img", "object"} & {tag for tag, _ in elements.found}
+    assert all(href.startswith("#") for _, attrs in elements.found if (href := attrs.get("href")))
+
+
+def test_it_is_well_formed_with_unique_ids_that_resolve(page, loss_rows):
+    text = page(rows=loss_rows(3))
+    elements = parsed(text)
+    assert not elements.misplaced
+    assert not elements.open
+    ids = [attrs["id"] for _, attrs in elements.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) == set(ids)
+
+
+def test_numbers_figures_and_recipe_appear(page, loss_rows):
+    text = page(rows=loss_rows(3))
+    for value in ("digits-example", "25% fewer errors", "95.40 ± 0.10", "300,000", "1.2 MB", "beef" * 16, "f00d" * 16):
+        assert value in text
+    assert "temperature: 4.0" in text
+    for title in (
+        "Accuracy against ensemble size",
+        "NLL against ensemble size",
+        "Errors of every model",
+        "Time by stage",
+        "training loss",
+        "losses",
+        "Calibration of the control",
+        "confusions",
+        "Most confused pairs",
+    ):
+        assert title in text
+    pictures = [attrs for tag, attrs in parsed(text).found if tag == "svg"]
+    assert len(pictures) == text.count("<figcaption>") - 1
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in pictures)
+
+
+def test_names_are_escaped(page, results):
+    tree = results(TEACHERS)
+    tree["recipe"]["name"] = "<b>bold</b>"
+    tree["dataset"]["classes"] = [f"<b>{index}</b> $x^2$ & #010101" for index in range(10)]
+    tree["models"]["student"]["name"] = "<b>net</b>"
+    tree["seconds"]["<b>stage</b>"] = 1.0
+    text = page(tree)
+    assert "<b>" not in text
+    assert "&lt;b&gt;bold&lt;/b&gt;" in text
+    assert not parsed(text).misplaced
+
+
+def test_without_a_control(page, results, loss_rows):
+    rows = [row for row in loss_rows(3) if not row["job"].startswith("control")]
+    text = page(results(TEACHERS), rows)
+    assert "control" not in text.split("</style>")[1]
+
+
+def test_without_metrics_the_loss_figures_are_left_out(page):
+    text = page()
+    assert "training loss" not in text
+    assert "Errors of every model" in text
+
+
+def test_torn_and_unknown_lines_are_passed_over(results, run, loss_rows):
+    folder = run(results(TEACHERS), loss_rows(3))
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(
+            '[1]\n{"stage": "data"}\n{"stage": "teachers", "job": "seed-0", "step": 1, "epoch": 1, "loss": NaN}\n'
+        )
+        file.write('{"stage": "teachers", "jo')
+    text = render(folder).read_text(encoding="utf-8")
+    assert "1 line of metrics.jsonl could not be read" in text
+    assert "training loss" in text
+
+
+def test_many_teachers_and_many_classes(page, results, loss_rows):
+    text = page(results(list(range(50, 90)), classes=60), loss_rows(40))
+    assert "40 teachers" in text
+    assert "confusions" not in text
+    assert "Most confused pairs" in text
+    assert len(text) < 600_000
+
+
+def test_bare_results_make_a_page(page, results):
+    tree = results([50], ensemble=50, student=[50])
+    split = tree["splits"]["test"]
+    for part in ("by_size", "reliability", "confusion"):
+        del split[part]
+    for part in ("seconds", "models", "recipe"):
+        tree[part] = {}
+    text = page(tree)
+    assert "Errors of every model" in text
+    assert "ensemble size" not in text
+
+
+def test_other_splits_have_their_table(page, results):
+    tree = results(TEACHERS)
+    tree["splits"] = {"validation": tree["splits"]["test"], "test": tree["splits"]["test"]}
+    text = page(tree)
+    assert text.index("Results on the test split") < text.index("Results on the validation split")
+
+
+def test_without_results_it_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="run `kdscale evaluate` first"):
+        render(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b'{"splits": 3}'])
+def test_garbled_results_are_refused(tmp_path, content):
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"results\.json.*run `kdscale evaluate` again"):
+        render(tmp_path)
+
+
+def test_garbled_metrics_are_refused(results, run):
+    folder = run(results(TEACHERS))
+    (folder / "metrics.jsonl").write_bytes(b"\x00\x01binary")
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        render(folder)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (12.4, "12 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_durations(seconds, text):
+    assert figures.duration(seconds) == text
