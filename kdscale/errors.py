@@ -1,4 +1,4 @@
-"""The two ways a command ends badly; the launcher turns them into one sentence and an exit code."""
+"""The ways a command ends before its end; the launcher turns them into one sentence and an exit code."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class RunFailure(RuntimeError):
     """Something failed that no change of the input mends: a crash, a full disk, NaN. Exit code 1."""
+
+
+class Stopped(Exception):
+    """Asked to stop (SIGTERM, SIGUSR1, Ctrl-C): everything is saved, and the same command goes on from there."""

@@ -3,14 +3,19 @@
 Used wherever an artefact becomes visible, so that a SIGKILL or a full disk never leaves half a file.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from kdscale.errors import RunFailure
 
 TEMPORARY = ".tmp-"
 """Names that begin with this are unfinished; anyone may delete them when no process writes them any more."""
@@ -63,3 +68,26 @@ def remove_temporaries(folder: Path) -> None:
     for leftover in folder.rglob(f"{TEMPORARY}*"):
         with suppress(FileNotFoundError):
             leftover.unlink()
+
+
+@contextmanager
+def locked(path: Path, wait: float = 120.0) -> Iterator[None]:
+    """Hold an exclusive lock, waiting for a dying holder to go.
+
+    Raises:
+        RunFailure: it was not free within `wait` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait
+    with open(path, "a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                if time.monotonic() > deadline:
+                    raise RunFailure(f"{path.parent}: another process is working here; stop it first") from None
+                time.sleep(0.1)
+        yield

@@ -1,0 +1,295 @@
+"""Work on Ray: independent tasks as resources allow, and groups of ranks that train one model together.
+
+Ray must be connected already (the launcher's business). Nothing large passes through here: functions get paths and
+recipes and leave their results in the run directory.
+"""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from kdscale.errors import RunFailure, Stopped, UserError
+
+CRASHES = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ActorDiedError, ActorUnavailableError)
+"""A process or node is gone: try again elsewhere. Whatever else is raised would only be raised again."""
+POLL = 0.25
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one process takes."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def __mul__(self, n: int) -> "Needs":
+        return Needs(self.cpus * n, self.gpus * n)
+
+    def __add__(self, other: "Needs") -> "Needs":
+        return Needs(self.cpus + other.cpus, self.gpus + other.gpus)
+
+    def fits(self, whole: "Needs") -> bool:
+        return self.cpus <= whole.cpus and self.gpus <= whole.gpus + 1e-9
+
+
+def capacity() -> Needs:
+    """What the whole cluster has at this moment."""
+    resources = ray.cluster_resources()
+    return Needs(int(resources.get("CPU", 0)), resources.get("GPU", 0.0))
+
+
+def needs(cpus: int, gpus: float | str) -> Needs:
+    """Resolve the recipe's cpus and gpus: "auto" is one GPU where the cluster has any."""
+    return Needs(cpus, float(gpus) if gpus != "auto" else float(capacity().gpus > 0))
+
+
+@dataclass(order=True)
+class _Job:
+    rank: tuple[int, int]
+    name: str = field(compare=False)
+    function: Callable[..., Any] = field(compare=False)
+    arguments: tuple[Any, ...] = field(compare=False)
+    needs: Needs = field(compare=False)
+    retries: int = field(compare=False)
+    done: Callable[[Any], None] = field(compare=False)
+
+
+class _Queue:
+    """Jobs in order of urgency, their retries and failures: what tasks and groups have in common."""
+
+    def __init__(self, tick: Tick, stopped: Callable[[], bool]):
+        """`tick` is called a few times a second; once `stopped`, nothing more is started."""
+        self.tick, self.stopped = tick, stopped
+        self.failures: dict[str, BaseException] = {}
+        self._queue: list[_Job] = []
+        self._numbers = itertools.count()
+
+    def submit(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        needs: Needs,
+        urgent: bool = False,
+        retries: int = 2,
+        done: Callable[[Any], None] = lambda result: None,
+    ) -> None:
+        """Queue a job; `done` gets its result on the driver, and may submit more."""
+        job = _Job((0 if urgent else 1, next(self._numbers)), name, function, arguments, needs, retries, done)
+        heapq.heappush(self._queue, job)
+
+    def _next(self, busy: Needs, ranks: int = 1) -> _Job | None:
+        """The most urgent job, if it fits beside what is running."""
+        if self.stopped():
+            self._queue.clear()
+        if not self._queue:
+            return None
+        wanted, whole = self._queue[0].needs * ranks, capacity()
+        if not wanted.fits(whole) and busy == Needs(0, 0):
+            raise UserError(
+                f"{self._queue[0].name} needs {wanted.cpus} CPUs and {wanted.gpus:g} GPUs and the cluster has {whole.cpus} and "
+                f"{whole.gpus:g}; lower cpus, gpus or workers in the recipe, or take a larger cluster"
+            )
+        return heapq.heappop(self._queue) if (wanted + busy).fits(whole) else None
+
+    def _failed(self, job: _Job, error: BaseException) -> None:
+        """Queue a crashed job again while it has retries; the user's mistakes end everything at once."""
+        cause = cause_of(error)
+        if isinstance(cause, Stopped):
+            return
+        if isinstance(error, CRASHES) and job.retries > 0:
+            job.retries -= 1
+            heapq.heappush(self._queue, job)
+        elif isinstance(cause, UserError):
+            raise cause
+        else:
+            self.failures[job.name] = cause
+
+    def _report(self) -> None:
+        """Raise for what failed, once all the rest is done."""
+        if self.stopped():
+            raise Stopped
+        if not self.failures:
+            return
+        name, cause = next(iter(self.failures.items()))
+        others = f" (and {len(self.failures) - 1} more failed)" if len(self.failures) > 1 else ""
+        raise RunFailure(f"{name} failed: {_sentence(cause)}{others}") from cause
+
+
+class Tasks(_Queue):
+    """Independent tasks: as many at once as fit, urgent ones first."""
+
+    def run(self) -> None:
+        """Work until nothing is queued or running; the rest still finishes when one fails."""
+        running: dict[Any, _Job] = {}
+        while self._queue or running:
+            busy = sum((job.needs for job in running.values()), Needs(0, 0))
+            while (job := self._next(busy)) is not None:
+                remote = ray.remote(job.function).options(
+                    num_cpus=job.needs.cpus,
+                    num_gpus=job.needs.gpus,
+                    max_retries=0,
+                    scheduling_strategy="SPREAD",
+                    name=job.name,
+                )
+                running[remote.remote(*job.arguments)] = job
+                busy = busy + job.needs
+            ready, _ = ray.wait(list(running), timeout=POLL)
+            self.tick()
+            for reference in ready:
+                job = running.pop(reference)
+                try:
+                    result = ray.get(reference)
+                except Exception as error:
+                    self._failed(job, error)
+                else:
+                    job.done(result)
+        self._report()
+
+
+class Groups(_Queue):
+    """Jobs that each take a group of ranks with a process group between them.
+
+    Ranks are actors in a placement group. A group does job after job; when any of its ranks fails, all are killed
+    and the next job gets a new group, since a process group does not survive the loss of a member.
+    """
+
+    def __init__(self, tick: Tick, stopped: Callable[[], bool], ranks: int, needs: Needs):
+        super().__init__(tick, stopped)
+        self.ranks, self.needs = ranks, needs
+
+    def run(self) -> None:
+        """Work until nothing is queued or running. A job's function runs on every rank; rank 0's result counts."""
+        idle: list[_Group] = []
+        running: dict[_Group, _Job] = {}
+        try:
+            while self._queue or running:
+                busy = self.needs * (self.ranks * len(running))
+                while (job := self._next(busy, self.ranks)) is not None:
+                    group = idle.pop() if idle else _Group(self.ranks, self.needs)
+                    group.start(job)
+                    running[group] = job
+                    busy = busy + self.needs * self.ranks
+                ray.wait([r for group in running for r in group.references], timeout=POLL)
+                self.tick()
+                for group in [g for g in running if g.settled()]:
+                    job = running.pop(group)
+                    try:
+                        result = group.result()
+                    except Exception as error:
+                        group.kill()
+                        self._failed(job, error)
+                    else:
+                        idle.append(group)
+                        job.done(result)
+        finally:
+            for group in [*idle, *running]:
+                group.kill()
+        self._report()
+
+
+class _Group:
+    def __init__(self, ranks: int, needs: Needs):
+        bundle = {"CPU": needs.cpus, **({"GPU": needs.gpus} if needs.gpus else {})}
+        self.placement: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
+        actor = ray.remote(max_restarts=0)(_Rank)
+        self.actors = [
+            actor.options(
+                num_cpus=needs.cpus,
+                num_gpus=needs.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=rank),
+            ).remote(rank, ranks)
+            for rank in range(ranks)
+        ]
+        address = self.actors[0].open.remote()
+        self._joined = [actor.join.remote(address) for actor in self.actors]
+        self.references: list[Any] = []
+        self._failed_at: float | None = None
+
+    def start(self, job: _Job) -> None:
+        self.references = [*self._joined, *(actor.run.remote(job.function, job.arguments) for actor in self.actors)]
+
+    def settled(self) -> bool:
+        """All ranks are through, or one failed and the others had a moment to say why."""
+        ready, waiting = ray.wait(self.references, num_returns=len(self.references), timeout=0)
+        if waiting and self._failed_at is None and any(_error_of(r) is not None for r in ready):
+            self._failed_at = time.monotonic()
+        return not waiting or (self._failed_at is not None and time.monotonic() - self._failed_at > 10)
+
+    def result(self) -> Any:
+        """Rank 0's result, or the most telling of the errors: the user's, then a crash, then what it led to."""
+        ready, _ = ray.wait(self.references, num_returns=len(self.references), timeout=0)
+        errors = [error for r in ready if (error := _error_of(r)) is not None]
+        if errors:
+            raise min(errors, key=_weight)
+        return ray.get(self.references[len(self._joined)])
+
+    def kill(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+        remove_placement_group(self.placement)
+
+
+class _Rank:
+    """One rank: a process that joins a process group and then runs what it is given."""
+
+    def __init__(self, rank: int, ranks: int):
+        self.rank, self.ranks = rank, ranks
+        self._store: Any = None
+
+    def open(self) -> tuple[str, int]:
+        """On rank 0: open the rendezvous; where the others find it."""
+        from kdscale.training import ranks
+
+        host = ray.util.get_node_ip_address()
+        self._store = ranks.open_rendezvous(host, self.ranks)
+        return host, self._store.port
+
+    def join(self, address: tuple[str, int]) -> None:
+        from kdscale.training import ranks
+
+        ranks.join(self.rank, self.ranks, address, self._store)
+
+    def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        return function(*arguments)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a task itself raised."""
+    return error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
+
+
+def _error_of(reference: Any) -> Exception | None:
+    try:
+        ray.get(reference)
+    except Exception as error:
+        return error
+    return None
+
+
+def _weight(error: Exception) -> int:
+    cause = cause_of(error)
+    if isinstance(cause, UserError | RunFailure | Stopped | OSError):
+        return 0
+    return 1 if isinstance(error, CRASHES) else 2
+
+
+def _sentence(cause: BaseException) -> str:
+    lines = str(cause).strip().splitlines()
+    return str(cause) if isinstance(cause, RunFailure) else f"{type(cause).__name__}: {lines[0] if lines else ''}"

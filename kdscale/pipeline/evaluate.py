@@ -1,0 +1,272 @@
+"""Stage 5, evaluate: every model labels the test split into a store of its own; the numbers become results.json."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdscale.files import digest, read_json, write_json
+from kdscale.logits.codecs import Dense
+from kdscale.logits.store import Slot, Store, StoreInfo
+from kdscale.pipeline import student, teachers
+from kdscale.pipeline.run import Run
+from kdscale.recipe import ModelSpec, Recipe
+from kdscale.tracking.metrics import merge
+from kdscale.tracking.progress import Bars
+from kdscale.tracking.status import stop_file
+
+NAME = "evaluate"
+SPLIT = "test"
+RESULTS = "results.json"
+METRICS = "metrics.jsonl"
+MOST_SUBSETS = 32
+"""Subsets of members that an ensemble size is averaged over."""
+MOST_CONFUSION = 100
+"""Classes up to which the confusion matrix is kept."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished model."""
+
+    name: str
+    folder: Path
+    checksum: str
+    spec: ModelSpec
+
+    @property
+    def member(self) -> str:
+        """Its name in the store of predictions: other weights, another name."""
+        return f"{self.name}-{self.checksum[:12]}"
+
+
+def models(run: Run) -> list[Trained]:
+    recipe = run.recipe
+    members = [
+        Trained(f"teacher-seed-{seed}", teachers.member_folder(run, seed), checksum, recipe.teachers.model)
+        for seed, checksum in teachers.members(run).items()
+    ]
+    students = [
+        Trained(student.job_name(job), run.folder / student.job_folder(run, job), checksum, recipe.student.model)
+        for job, checksum in student.finished_jobs(run).items()
+    ]
+    return members + students
+
+
+def fingerprint(run: Run) -> str:
+    recipe = run.recipe
+    return digest(
+        {
+            "stage": "evaluate",
+            "dataset": run.manifest.fingerprint,
+            "models": [
+                *(teachers.fingerprint(run, seed) for seed in recipe.teachers.seeds),
+                *(student.fingerprint(run, job) for job in student.jobs(run)),
+            ],
+            "evaluate": recipe.evaluate.model_dump(),
+            "fusion": recipe.fusion,
+        }
+    )
+
+
+def missing(run: Run) -> list[str]:
+    results = read_json(run.folder / RESULTS)
+    return [] if results is not None and results["fingerprint"] == fingerprint(run) else [RESULTS]
+
+
+def work(run: Run, bars: Bars) -> None:
+    from kdscale import cluster
+
+    recipe = run.recipe
+    info = StoreInfo(
+        dataset=run.manifest.fingerprint,
+        split=SPLIT,
+        classes=len(run.manifest.classes),
+        codec=Dense("float32").describe(),
+        views="plain",
+    )
+    folder = run.claim(NAME, digest(info.model_dump()))
+    Store.create(folder, info)
+    labelled: list[str] = []
+    every = models(run)
+
+    def tick() -> None:
+        bars.show("evaluate: models", len(labelled), len(every))
+
+    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+    for model in every:
+        cpus, gpus = (
+            (recipe.teachers.cpus, recipe.teachers.gpus)
+            if model.name.startswith("teacher")
+            else (recipe.student.cpus, recipe.student.gpus)
+        )
+        tasks.submit(
+            f"evaluate {model.name}",
+            predict,
+            run.folder,
+            recipe,
+            model,
+            cpus,
+            needs=cluster.needs(cpus, gpus),
+            done=labelled.append,
+        )
+    tasks.run()
+    tick()
+    results = measure(run, every)
+    _keep_earlier(run)
+    sources = [model.folder / METRICS for model in every]
+    merge(run.folder, sources, run.folder / METRICS)
+    write_json(run.folder / RESULTS, results)
+
+
+def finish(run: Run, seconds: dict[str, float]) -> None:
+    """Note the time of the stages in the results, and send them to W&B."""
+    from kdscale.tracking.wandb import log_results
+
+    results: dict[str, Any] | None = read_json(run.folder / RESULTS)
+    assert results is not None, "the stage has just written them"
+    results["seconds"] = seconds
+    write_json(run.folder / RESULTS, results)
+    log_results(run.recipe.tracking.wandb, run.folder, run.recipe.name, results["fingerprint"], results)
+
+
+def predict(folder: Path, recipe: Recipe, model: Trained, cpus: int) -> str:
+    """On a worker: label the test split by one model."""
+    from kdscale.logits.producer import label_shard
+    from kdscale.pipeline import workers
+
+    run = Run(folder, recipe)
+    device = workers.device(cpus)
+    predictor = workers.predictor(model.folder, model.checksum, model.spec, run.manifest, device)
+    store = Store.open(folder / NAME, run.manifest.fingerprint, SPLIT)
+    dataset, pixels = workers.dataset(run, SPLIT), workers.shared_pixels(run, device)
+    for number in range(len(dataset.shards)):
+        label_shard(store, dataset, number, 0, model.member, model.checksum, predictor, pixels)
+    return model.name
+
+
+def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
+    """The results, but for the seconds."""
+    from kdscale.data.dataset import Dataset
+
+    dataset = Dataset(run.dataset, SPLIT, run.manifest)
+    y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.shards))])
+    store = Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
+    z = {model.name: _read(store, run, model) for model in every}
+    members = {seed: z[f"teacher-seed-{seed}"] for seed in run.recipe.teachers.seeds}
+    return {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "fingerprint": fingerprint(run),
+        "dataset": {
+            "fingerprint": run.manifest.fingerprint,
+            "classes": run.manifest.classes,
+            "samples": {split: run.manifest.samples(split) for split in run.manifest.splits},
+        },
+        "splits": {SPLIT: _split(run, y, members, z)},
+        "models": _sizes(run, every),
+        "seconds": run.seconds(),
+    }
+
+
+def _split(
+    run: Run, y: NDArray[np.int64], members: dict[int, NDArray[np.float32]], z: dict[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    from kdscale.training import metrics
+
+    bins = run.recipe.evaluate.bins
+    ensemble = fuse(run.recipe.fusion, list(members.values()))
+    reference = ensemble.argmax(1)
+    split: dict[str, Any] = {
+        "teachers": [
+            {"seed": seed, **metrics.measure(metrics.softmax(logits), y, reference, bins)}
+            for seed, logits in members.items()
+        ],
+        "ensemble": metrics.measure(ensemble, y, reference, bins),
+    }
+    shown = {"ensemble": ensemble}
+    for kind in ("student", "control"):
+        runs = []
+        for job in student.jobs(run):
+            if job[0] == kind:
+                p = metrics.softmax(z[student.job_name(job)])
+                shown.setdefault(kind, p)
+                runs.append({"seed": job[1], **metrics.measure(p, y, reference, bins)})
+        if runs:
+            split[kind] = {**_means(runs), "runs": runs}
+    split["by_size"] = _by_size(run, y, list(members.values()))
+    split["reliability"] = {name: metrics.reliability(p, y, bins) for name, p in shown.items()}
+    if len(run.manifest.classes) <= MOST_CONFUSION:
+        split["confusion"] = {name: metrics.confusion(p, y) for name, p in shown.items()}
+    return split
+
+
+def fuse(rule: str, members: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """(N, C) the ensemble's probabilities at T = 1."""
+    import torch
+
+    from kdscale.ensemble.fusion import RULES
+
+    fused: NDArray[np.float64] = RULES[rule](torch.from_numpy(np.stack(members)).double(), 1.0).numpy()
+    return fused
+
+
+def _by_size(run: Run, y: NDArray[np.int64], members: list[NDArray[np.float32]]) -> list[dict[str, Any]]:
+    """Accuracy and NLL of ensembles of 1 to all members, over all subsets or as many seeded random ones."""
+    from kdscale.data.order import generator
+    from kdscale.training import metrics
+
+    rows = []
+    for size in range(1, len(members) + 1):
+        subsets = list(itertools.islice(itertools.combinations(range(len(members)), size), 1000))
+        if len(subsets) > MOST_SUBSETS:
+            random = generator(run.recipe.seed, 3, size)
+            subsets = [tuple(random.permutation(len(members))[:size]) for _ in range(MOST_SUBSETS)]
+        measured = []
+        for subset in subsets:
+            p = fuse(run.recipe.fusion, [members[m] for m in subset])
+            measured.append(metrics.measure(p, y, p.argmax(1), run.recipe.evaluate.bins))
+        row: dict[str, Any] = {"members": size, "subsets": len(subsets)}
+        for name in ("accuracy", "nll"):
+            values = [m[name] for m in measured]
+            row[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
+        rows.append(row)
+    return rows
+
+
+def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    names = [name for name in runs[0] if name not in ("seed", "n")]
+    return {**{name: float(np.mean([r[name] for r in runs])) for name in names}, "n": runs[0]["n"]}
+
+
+def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
+    """Parameters and bytes of float32 weights, of one teacher, of the ensemble and of the student."""
+    from kdscale.models import zoo
+
+    shape, classes = run.manifest.sample.shape, len(run.manifest.classes)
+    sizes: dict[str, Any] = {}
+    for name, spec in (("teacher", run.recipe.teachers.model), ("student", run.recipe.student.model)):
+        count = zoo.parameters(zoo.build(spec, shape, classes, 0))
+        sizes[name] = {"name": spec.name, "parameters": count, "bytes": 4 * count}
+    members = run.recipe.teachers.count
+    sizes["ensemble"] = {k: members * sizes["teacher"][k] for k in ("parameters", "bytes")}
+    return sizes
+
+
+def _read(store: Store, run: Run, model: Trained) -> NDArray[np.float32]:
+    shards = run.manifest.splits[SPLIT]
+    return np.concatenate([store.read(Slot(shard.name, 0, model.member), model.checksum).logits for shard in shards])
+
+
+def _keep_earlier(run: Run) -> None:
+    """Set the results and report of an earlier recipe aside."""
+    earlier = read_json(run.folder / RESULTS)
+    if earlier is None or earlier["fingerprint"] == fingerprint(run):
+        return
+    aside = run.folder / "previous" / f"results-{earlier['fingerprint'][:12]}"
+    aside.mkdir(parents=True, exist_ok=True)
+    for name in (RESULTS, METRICS, "report"):
+        if (run.folder / name).exists() and not (aside / name).exists():
+            (run.folder / name).rename(aside / name)

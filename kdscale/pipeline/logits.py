@@ -1,0 +1,134 @@
+"""Stage 3, logits: finished members label the training shards into the store, while others still train."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdscale.files import digest
+from kdscale.logits.codecs import Dense
+from kdscale.logits.store import Slot, Store, StoreInfo
+from kdscale.pipeline import teachers
+from kdscale.pipeline.run import Run
+from kdscale.recipe import Recipe
+from kdscale.tracking.progress import Bars
+from kdscale.tracking.status import stop_file
+
+if TYPE_CHECKING:
+    from kdscale.cluster import Tasks
+
+NAME = "logits"
+SPLIT = "train"
+
+
+def store_info(run: Run) -> StoreInfo:
+    recipe = run.recipe
+    views = {"views": recipe.data.views.model_dump(), "seed": recipe.seed, "normalize": recipe.data.normalize}
+    return StoreInfo(
+        dataset=run.manifest.fingerprint,
+        split=SPLIT,
+        classes=len(run.manifest.classes),
+        codec=Dense(recipe.logits.dtype).describe(),
+        views=digest(views),
+    )
+
+
+def fingerprint(run: Run) -> str:
+    return digest({"stage": "logits", **store_info(run).model_dump()})
+
+
+def slots(run: Run) -> list[Slot]:
+    """Every block that the recipe asks for."""
+    return [
+        Slot(shard.name, view, member_name(seed))
+        for seed in run.recipe.teachers.seeds
+        for shard in run.manifest.splits[SPLIT]
+        for view in range(run.recipe.logits.views)
+    ]
+
+
+def missing(run: Run) -> list[str]:
+    if run.claimed(NAME) != fingerprint(run):
+        return [slot.path for slot in slots(run)]
+    store = Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
+    checksums = {member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
+    return [
+        slot.path
+        for slot in slots(run)
+        if (record := store.record(slot)) is None or record.checkpoint != checksums.get(slot.member)
+    ]
+
+
+class Labelling:
+    """Queues the labelling of members, and counts the blocks."""
+
+    def __init__(self, run: Run, bars: Bars):
+        self.run, self.bars = run, bars
+        self.store = Store.create(run.claim(NAME, fingerprint(run)), store_info(run))
+        self.total = len(slots(run))
+        self.done = 0
+
+    def __call__(self, tasks: "Tasks", seed: int, checksum: str) -> None:
+        """Queue the shards of a finished member, ahead of members that wait to be trained."""
+        from kdscale import cluster
+
+        run = self.run
+        for number, shard in enumerate(run.manifest.splits[SPLIT]):
+            views = [
+                view
+                for view in range(run.recipe.logits.views)
+                if (record := self.store.record(Slot(shard.name, view, member_name(seed)))) is None
+                or record.checkpoint != checksum
+            ]
+            self.done += run.recipe.logits.views - len(views)
+            if views:
+                tasks.submit(
+                    f"logits seed-{seed} {shard.name}",
+                    label,
+                    run.folder,
+                    run.recipe,
+                    seed,
+                    checksum,
+                    number,
+                    views,
+                    needs=cluster.needs(run.recipe.teachers.cpus, run.recipe.teachers.gpus),
+                    urgent=True,
+                    done=self._count,
+                )
+
+    def _count(self, blocks: int) -> None:
+        self.done += blocks
+        self.bars.show("logits: blocks", self.done, self.total)
+
+
+def work(run: Run, bars: Bars) -> None:
+    from kdscale import cluster
+
+    labelling = Labelling(run, bars)
+    tasks = cluster.Tasks(
+        lambda: bars.show("logits: blocks", labelling.done, labelling.total), stop_file(run.folder).exists
+    )
+    for seed, checksum in teachers.members(run).items():
+        labelling(tasks, seed, checksum)
+    tasks.run()
+    bars.show("logits: blocks", labelling.done, labelling.total)
+
+
+def label(folder: Path, recipe: Recipe, seed: int, checksum: str, number: int, views: list[int]) -> int:
+    """On a worker: label one shard by one member; the number of blocks."""
+    from kdscale.logits.producer import label_shard
+    from kdscale.pipeline import workers
+
+    run = Run(folder, recipe)
+    device = workers.device(recipe.teachers.cpus)
+    predictor = workers.predictor(
+        teachers.member_folder(run, seed), checksum, recipe.teachers.model, run.manifest, device
+    )
+    store = Store.open(folder / NAME, run.manifest.fingerprint, SPLIT)
+    pixels = workers.shared_pixels(run, device)
+    dataset = workers.dataset(run, SPLIT)
+    for view in views:
+        label_shard(store, dataset, number, view, member_name(seed), checksum, predictor, pixels)
+    return len(views)
+
+
+def member_name(seed: int) -> str:
+    return f"seed-{seed}"

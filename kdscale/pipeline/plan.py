@@ -1,0 +1,163 @@
+"""The plan of a run: what is done, what is reused, the store's bytes, and about how long it takes.
+
+Times are estimates: floating-point operations of a forward pass, counted by torch, times three for training, at the
+speed of a short matrix multiplication on this machine.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kdscale.data.manifest import FILE, Manifest
+from kdscale.data.sources import open_source
+from kdscale.logits.codecs import Dense
+from kdscale.pipeline import data, evaluate, logits, report, student, teachers
+from kdscale.pipeline.run import Run
+from kdscale.recipe import ModelSpec, Training
+
+EFFICIENCY = 0.35
+"""Part of the measured speed that training small networks reaches."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the plan."""
+
+    stage: str
+    run: int
+    """Pieces of work to do: members, blocks, ..."""
+    reuse: int
+    """Pieces that are there already."""
+    unit: str
+    seconds: float | None
+    """Estimate; None where nothing is known yet."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    steps: list[Step]
+    store_bytes: int | None
+    """Bytes of the whole logit store."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"steps": [asdict(step) for step in self.steps], "store_bytes": self.store_bytes}
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """What is known of the dataset before it is imported."""
+
+    shape: tuple[int, ...]
+    classes: int
+    train: int
+    test: int
+    shards: int
+
+
+def make(run: Run, cores: int) -> Plan:
+    """Plan a run; nothing is written and no Ray is started."""
+    recipe = run.recipe
+    found = _imported(run) or _unimported(run)
+    whole = (run.dataset / FILE).exists() and not data.missing(run)
+    if found is None:
+        return Plan([Step(stage, 1, 0, "stage", None) for stage in ("data", "teachers", "logits", "student")], None)
+    jobs = len(student.jobs(run))
+    blocks = recipe.teachers.count * found.shards * recipe.logits.views
+    models = recipe.teachers.count + jobs
+    left = {
+        "data": len(data.missing(run)),
+        "teachers": len(teachers.missing(run)) if whole else recipe.teachers.count,
+        "logits": len(logits.missing(run)) if whole else blocks,
+        "student": len(student.missing(run)) if whole else jobs,
+        "evaluate": len(evaluate.missing(run)) if whole else 1,
+    }
+    left["report"] = len(report.missing(run)) if not left["evaluate"] else 1
+    speed = _speed()
+    teacher, pupil = (_operations(spec, found) / speed for spec in (recipe.teachers.model, recipe.student.model))
+    at_once = max(1, cores // recipe.teachers.cpus)
+    groups = max(1, cores // (recipe.student.cpus * recipe.student.workers))
+    seconds = {
+        "data": left["data"] * (found.train + found.test) / 5000,
+        "teachers": _training(recipe.teachers, found, teacher) * math.ceil(left["teachers"] / at_once),
+        "logits": teacher * found.train * left["logits"] / max(1, found.shards) / at_once,
+        "student": _training(recipe.student, found, pupil)
+        / recipe.student.workers
+        * math.ceil(left["student"] / groups),
+        "evaluate": left["evaluate"] * (teacher + pupil) * found.test * models / at_once,
+        "report": left["report"] * 2.0,
+    }
+    totals = {"data": (1, "import"), "teachers": (recipe.teachers.count, "members"), "logits": (blocks, "blocks")}
+    totals |= {"student": (jobs, "students and controls"), "evaluate": (1, "table"), "report": (1, "page")}
+    steps = [
+        Step(stage, left[stage], total - left[stage], unit, round(seconds[stage], 1))
+        for stage, (total, unit) in totals.items()
+    ]
+    row = Dense(recipe.logits.dtype).bytes_per_row(found.classes) + 16  # and the key
+    return Plan(steps, row * found.train * recipe.teachers.count * recipe.logits.views)
+
+
+def _imported(run: Run) -> _Dataset | None:
+    if not (run.dataset / FILE).exists():
+        return None
+    manifest: Manifest = run.manifest
+    return _Dataset(
+        manifest.sample.shape,
+        len(manifest.classes),
+        manifest.samples("train"),
+        manifest.samples("test"),
+        len(manifest.splits["train"]),
+    )
+
+
+def _unimported(run: Run) -> _Dataset | None:
+    recipe = run.recipe.data
+    if recipe.source == "shards":
+        return None
+    source = open_source(recipe.source, recipe.path, recipe.options, recipe.image_size)
+    total = len(source.labels)
+    named = source.splits
+    test = int((named == "test").sum()) if named is not None else 0
+    test = test or _part(recipe.test, total)
+    validation = int((named == "validation").sum()) if named is not None else 0
+    validation = validation or _part(recipe.validation, total - test)
+    train = max(0, total - test - validation)
+    return _Dataset(source.spec.shape, len(source.classes), train, test, math.ceil(train / recipe.shard_size))
+
+
+def _part(share: float, total: int) -> int:
+    return round(share * total) if share < 1 else int(share)
+
+
+def _training(settings: Training, found: _Dataset, seconds_a_sample: float) -> float:
+    return 3 * seconds_a_sample * settings.epochs * found.train
+
+
+def _operations(spec: ModelSpec, found: _Dataset) -> float:
+    """Floating-point operations of one sample's forward pass."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from kdscale.models import zoo
+
+    model = zoo.build(spec, found.shape, found.classes, 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(1, *found.shape))
+    return float(counter.get_total_flops())
+
+
+def _speed() -> float:
+    """Operations a second that one core may be expected to reach in training."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    a = torch.randn(128, 1024)
+    b = torch.randn(1024, 1024)
+    best = math.inf
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return EFFICIENCY * 2 * a.numel() * b.shape[1] / best

@@ -1,0 +1,200 @@
+"""A run: one execution of a recipe, as a directory of artefacts.
+
+    RUN/recipe.yaml            the resolved recipe
+    RUN/data/                  shards and manifest
+    RUN/teachers/seed-0/       a member: weights, metrics, status, checkpoints while it trains
+    RUN/logits/                the logit store of the training split
+    RUN/students/student-seed-0/, RUN/students/control-seed-0/
+    RUN/evaluate/              logits of every model on the test split
+    RUN/results.json, RUN/metrics.jsonl, RUN/report/index.html
+    RUN/previous/              artefacts of earlier recipes, kept and taken back when a recipe returns to them
+
+An artefact carries the fingerprint of what made it: the recipe's parts that matter to it and the fingerprints of
+what it was made from. One of another fingerprint is set aside, never overwritten.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from kdscale import recipe as recipes
+from kdscale.data.manifest import Manifest
+from kdscale.errors import UserError
+from kdscale.files import read_json, write_json, write_text
+from kdscale.recipe import Recipe
+
+RECIPE = "recipe.yaml"
+MARK = "fingerprint"
+STAGES = "stages.json"
+HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs"})
+"""Fields of teachers and student that say how the work is done, not what comes out."""
+GROWS = frozenset({"count"})
+"""Fields of teachers that add members and leave those that are there as they are."""
+
+
+class Run:
+    """A run directory and the recipe that it executes."""
+
+    def __init__(self, folder: Path, recipe: Recipe):
+        self.folder, self.recipe = folder, recipe
+
+    @property
+    def dataset(self) -> Path:
+        return self.folder / "data"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.load(self.dataset)
+
+    def claim(self, name: str, fingerprint: str) -> Path:
+        """The folder RUN/name for an artefact of this fingerprint.
+
+        One of another fingerprint is moved to RUN/previous; one of this fingerprint comes back from there.
+        """
+        folder = self.folder / name
+        current = self.claimed(name)
+        if current != fingerprint:
+            if current is not None:
+                self._previous(name, current).parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(self._previous(name, current))
+            before = self._previous(name, fingerprint)
+            if before.exists():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                before.rename(folder)
+            else:
+                write_text(folder / MARK, fingerprint)
+        return folder
+
+    def claimed(self, name: str) -> str | None:
+        """The fingerprint of the artefact that lies in RUN/name."""
+        mark = self.folder / name / MARK
+        return mark.read_text() if mark.exists() else None
+
+    def _previous(self, name: str, fingerprint: str) -> Path:
+        return self.folder / "previous" / f"{name.replace('/', '-')}-{fingerprint[:12]}"
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to the stage's account."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spend(stage, time.monotonic() - start)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        accounts = self.seconds()
+        accounts[stage] = round(accounts.get(stage, 0.0) + seconds, 3)
+        write_json(self.folder / STAGES, accounts)
+
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds by stage, over all commands that worked on this run."""
+        return read_json(self.folder / STAGES) or {}
+
+
+def open_run(folder: Path, recipe: Recipe, fresh: bool = False) -> tuple[Run, list[str]]:
+    """Make or re-open a run directory.
+
+    Returns:
+        The run, and in what the recipe differs from the one that was run there before.
+
+    Raises:
+        UserError: the folder is no run, or is one whose dataset or members this recipe could not use.
+    """
+    if fresh and folder.exists():
+        set_aside(folder)
+    changes = check(folder, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECIPE, recipe.dump())
+    return Run(folder, recipe), changes
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a run directory to a free name beside it."""
+    if not (folder / RECIPE).exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: not a run directory (it has no {RECIPE}), so --fresh does not touch it; take another --out"
+        )
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    return aside
+
+
+def check(folder: Path, recipe: Recipe) -> list[str]:
+    """In what a recipe differs from the one of the run directory, if there is one; nothing is written.
+
+    Raises:
+        UserError: as for `open_run`.
+    """
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a directory with --out")
+    if not (folder / RECIPE).exists():
+        leftovers = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+        if leftovers:
+            raise UserError(f"{folder}: not a run directory (it has no {RECIPE}) and not empty; take another --out")
+        return []
+    old = load_recipe(folder)
+    changes = recipes.differences(old, recipe)
+    fatal = recipes.differences(_base(old), _base(recipe))
+    if fatal:
+        more = f" and {len(fatal) - 3} more" if len(fatal) > 3 else ""
+        raise UserError(
+            f"{folder}: holds a run of a different recipe ({'; '.join(fatal[:3])}{more}); "
+            "take another directory with --out, or start anew with --fresh (the old run is kept beside it)"
+        )
+    return changes
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """The recipe that a run directory executes."""
+    path = folder / RECIPE
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: not a run directory (it has no {RECIPE}); give one, such as runs/quickstart"
+        ) from None
+    except (OSError, yaml.YAMLError, ValidationError):
+        raise UserError(f"{path}: cannot be read as a recipe; restore it, or start anew with --fresh") from None
+
+
+@contextmanager
+def only_driver(folder: Path) -> Iterator[None]:
+    """Let one command at a time work on a run.
+
+    Raises:
+        UserError: another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".driver.lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{folder}: another kdscale command is working on this run; wait for it or stop it"
+            ) from None
+        yield
+
+
+def _base(recipe: Recipe) -> Recipe:
+    """The recipe with only those fields that the dataset and the members depend on left as they are."""
+    tree: dict[str, Any] = recipe.model_dump()
+    default = Recipe(name="x", teachers=recipe.teachers, student=recipe.student).model_dump()
+    for section in ("logits", "fusion", "evaluate", "tracking", "cluster"):
+        tree[section] = default[section]
+    tree["student"] = {"model": "any"}
+    tree["data"]["views"] = {}
+    for field in HOW_ONLY | GROWS:
+        tree["teachers"].pop(field)
+    return Recipe.model_construct(**tree)

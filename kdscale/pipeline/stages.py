@@ -1,0 +1,58 @@
+"""All stages in order: each is skipped if its artefact is there with the same fingerprint."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+from kdscale.files import remove_temporaries
+from kdscale.pipeline import data, evaluate, logits, report, student, teachers
+from kdscale.pipeline.run import Run
+from kdscale.tracking.progress import Bars
+from kdscale.tracking.status import stop_file
+
+STAGES = ("data", "teachers", "logits", "student", "evaluate", "report")
+MODULES = {
+    "data": data,
+    "teachers": teachers,
+    "logits": logits,
+    "student": student,
+    "evaluate": evaluate,
+    "report": report,
+}
+LOCAL = {"data", "report"}
+"""Stages that need no Ray."""
+
+
+def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[None]], bars: Bars) -> None:
+    """Do what is missing, up to and with the stage `last`.
+
+    Args:
+        connect: gives a connection to Ray, made only when a stage has work for it.
+
+    Raises:
+        UserError, RunFailure, Stopped: what is finished by then is kept.
+    """
+    stop_file(run.folder).unlink(missing_ok=True)
+    with ExitStack() as stack:
+        connected = False
+        for stage in STAGES[: STAGES.index(last) + 1]:
+            todo = MODULES[stage].missing(run)
+            if not todo:
+                bars.say(f"{stage}: done before")
+                continue
+            if stage not in LOCAL and not connected:
+                with run.timed("ray"):
+                    stack.enter_context(connect())
+                connected = True
+            with run.timed(stage):
+                if stage == "teachers" and last != "teachers":
+                    teachers.work(run, bars, then=logits.Labelling(run, bars))
+                else:
+                    MODULES[stage].work(run, bars)
+            bars.say(f"{stage}: done in {run.seconds()[stage]:.1f} s")
+            if stage == "evaluate":
+                evaluate.finish(run, run.seconds())
+
+
+def sweep(run: Run) -> None:
+    """Remove what killed writers left in the run; call it only while no one works there."""
+    remove_temporaries(run.folder)

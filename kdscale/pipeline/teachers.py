@@ -1,0 +1,100 @@
+"""Stage 2, teachers: Ray trains the members, as many at once as fit, each from its own last checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdscale.files import digest
+from kdscale.pipeline.run import GROWS, HOW_ONLY, Run
+from kdscale.tracking import status
+from kdscale.tracking.progress import Bars
+from kdscale.tracking.status import stop_file
+from kdscale.training.done import finished
+
+if TYPE_CHECKING:
+    from kdscale.cluster import Tasks
+
+Then = Callable[["Tasks", int, str], None]
+"""(tasks, seed, checksum of the weights): what to queue when a member is finished."""
+
+
+def member_folder(run: Run, seed: int) -> Path:
+    return run.folder / "teachers" / f"seed-{seed}"
+
+
+def fingerprint(run: Run, seed: int) -> str:
+    recipe = run.recipe
+    return digest(
+        {
+            "stage": "teachers",
+            "dataset": run.manifest.fingerprint,
+            "teachers": recipe.teachers.model_dump(mode="json", exclude=set(HOW_ONLY | GROWS | {"first_seed"})),
+            "data": recipe.data.model_dump(mode="json", include={"lanes", "window", "normalize"}),
+            "seed": seed,
+        }
+    )
+
+
+def members(run: Run) -> dict[int, str]:
+    """The sha256 of the weights of each member that is finished, by seed."""
+    found = {seed: finished(member_folder(run, seed), fingerprint(run, seed)) for seed in run.recipe.teachers.seeds}
+    return {seed: checksum for seed, checksum in found.items() if checksum is not None}
+
+
+def missing(run: Run) -> list[str]:
+    done = members(run)
+    return [f"seed-{seed}" for seed in run.recipe.teachers.seeds if seed not in done]
+
+
+def work(run: Run, bars: Bars, then: Then | None = None) -> None:
+    """Train the members that are missing; `then` may queue work for each that is finished."""
+    from kdscale import cluster
+    from kdscale.ensemble.replica import train_member
+
+    recipe, teachers = run.recipe, run.recipe.teachers
+    done = members(run)
+    folders = {seed: member_folder(run, seed) for seed in teachers.seeds}
+
+    def tick() -> None:
+        bars.show("teachers", len(done), teachers.count)
+        for seed, folder in folders.items():
+            show_job(bars, f"  teacher seed-{seed}", status.read(folder), seed in done)
+
+    def finish(seed: int) -> Callable[[str], None]:
+        def finished_member(checksum: str) -> None:
+            done[seed] = checksum
+            if then is not None:
+                then(tasks, seed, checksum)
+
+        return finished_member
+
+    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+    if then is not None:
+        for seed, checksum in list(done.items()):
+            then(tasks, seed, checksum)
+    for seed in teachers.seeds:
+        if seed not in done:
+            tasks.submit(
+                f"teacher seed-{seed}",
+                train_member,
+                folders[seed],
+                stop_file(run.folder),
+                recipe,
+                run.dataset,
+                seed,
+                fingerprint(run, seed),
+                needs=cluster.needs(teachers.cpus, teachers.gpus),
+                retries=teachers.retries,
+                done=finish(seed),
+            )
+    tasks.run()
+    tick()
+
+
+def show_job(bars: Bars, name: str, state: dict[str, object], done: bool) -> None:
+    """A bar for a job that is training; none before and after."""
+    step, steps = state.get("step"), state.get("steps")
+    if done or state.get("state") != "running" or not isinstance(step, int) or not isinstance(steps, int):
+        bars.hide(name)
+    else:
+        bars.show(name, step, steps, f"epoch {state.get('epoch')} loss {state.get('loss', 0.0):.4f}")

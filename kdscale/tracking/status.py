@@ -1,0 +1,44 @@
+"""What a job is doing now: one small file in its folder, replaced whole, that anyone may read at any time.
+
+The driver draws its progress bars from these, and `kdscale status` needs nothing else.
+"""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from kdscale.files import read_json, write_text
+
+FILE = "status.json"
+_INTERVAL = 0.5
+
+
+class Status:
+    """Writes a job's status, at most twice a second; `active=False` (other ranks than 0) writes nothing."""
+
+    def __init__(self, folder: Path, active: bool = True, **constant: Any):
+        self.folder, self.active = folder, active
+        self.fields: dict[str, Any] = {"state": "running", "node": socket.gethostname(), "pid": os.getpid(), **constant}
+        self._written = 0.0
+
+    def update(self, **fields: Any) -> None:
+        self.fields.update(fields)
+        if self.active and ("state" in fields or time.monotonic() - self._written > _INTERVAL):
+            write_text(self.folder / FILE, json.dumps({**self.fields, "time": time.time()}))
+            self._written = time.monotonic()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A job's last status, empty if it has none."""
+    try:
+        return read_json(folder / FILE) or {}
+    except ValueError:
+        return {}
+
+
+def stop_file(run: Path) -> Path:
+    """Its presence asks every job of a run to save and end."""
+    return run / ".stop"

@@ -1,0 +1,198 @@
+"""Students' engine: `deepspeed.initialize` under whatever the user's DeepSpeed JSON asks for.
+
+The recipe fills in batch sizes and, unless the JSON names its own, optimiser and learning rate; contradictions
+between the two are refused by name. Checkpoints are DeepSpeed's own files, but read with torch's weights-only
+loader: nothing in them is ever unpickled beyond tensors and three plain DeepSpeed types.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kdscale.data.batches import Batch
+from kdscale.errors import UserError
+from kdscale.recipe import Student
+from kdscale.training.engine import in_format, place
+from kdscale.training.objectives import Losses, Objective
+
+_TAG = "state"
+
+
+def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
+    """The DeepSpeed configuration of a student: the user's, completed from the recipe.
+
+    "auto" and absent values are filled in. The global batch is ``student.batch_size``.
+
+    Raises:
+        UserError: JSON and recipe contradict each other, or the JSON asks for what the device cannot do.
+    """
+    assert isinstance(student.deepspeed, dict)
+    config = dict(student.deepspeed)
+    name = "student.deepspeed"
+
+    def given(key: str) -> int | None:
+        value = config.get(key)
+        if value in (None, "auto"):
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f'{name}: {key} is {value!r}; give a whole number or "auto"')
+        return value
+
+    per_rank, uneven = divmod(student.batch_size, student.workers)
+    total, micro, accumulation = (
+        given("train_batch_size"),
+        given("train_micro_batch_size_per_gpu"),
+        given("gradient_accumulation_steps"),
+    )
+    if total is not None and total != student.batch_size:
+        raise UserError(
+            f"{name}: train_batch_size is {total} but the recipe's student.batch_size is {student.batch_size}; "
+            "make them equal or leave it out of the JSON"
+        )
+    if micro is None:
+        micro, uneven = divmod(per_rank, accumulation or 1)
+    if uneven or micro * (accumulation or per_rank // micro) * student.workers != student.batch_size:
+        raise UserError(
+            f"{name}: train_micro_batch_size_per_gpu {micro} x gradient_accumulation_steps {accumulation or 1} "
+            f"x student.workers {student.workers} is not the recipe's student.batch_size {student.batch_size}"
+        )
+    config["train_batch_size"] = student.batch_size
+    config["train_micro_batch_size_per_gpu"] = micro
+    config["gradient_accumulation_steps"] = per_rank // micro
+    _check_optimizer(config, student, name)
+    fp16, bf16 = _enabled(config, "fp16"), _enabled(config, "bf16")
+    if fp16 and bf16:
+        raise UserError(f"{name}: fp16 and bf16 are both enabled; take one")
+    if fp16 and device_type == "cpu":
+        raise UserError(f"{name}: fp16 does not work on a CPU; take bf16 or float32")
+    stage = (config.get("zero_optimization") or {}).get("stage", 0)
+    if bf16 and stage == 0:
+        raise UserError(
+            f"{name}: bf16 with ZeRO stage 0 steps the optimiser once too often in DeepSpeed; "
+            "set zero_optimization.stage to 1, or use torch_autocast"
+        )
+    return config
+
+
+def _check_optimizer(config: dict[str, Any], student: Student, name: str) -> None:
+    params = (config.get("optimizer") or {}).get("params", {})
+    for key, recipe_value in (("lr", student.lr), ("weight_decay", student.weight_decay)):
+        value = params.get(key)
+        if value == "auto":
+            params[key] = recipe_value
+        elif value is not None and key in student.model_fields_set and float(value) != recipe_value:
+            raise UserError(
+                f"{name}: optimizer.params.{key} is {value} but the recipe's student.{key} is {recipe_value}; "
+                "make them equal or leave one out"
+            )
+    if "scheduler" in config and "schedule" in student.model_fields_set and student.schedule != "constant":
+        raise UserError(
+            f"{name}: has a scheduler, and the recipe has student.schedule = {student.schedule}; leave one out"
+        )
+
+
+def _enabled(config: dict[str, Any], key: str) -> bool:
+    return bool((config.get(key) or {}).get("enabled", False))
+
+
+def prepare() -> None:
+    """Settings that must stand before DeepSpeed is first used in a process."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    # Built on CPUs even when unused (a minute and a compiler); gloo does its work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+class DeepSpeedEngine:
+    """One rank of a DeepSpeed engine; the process group must be up."""
+
+    def __init__(self, model: nn.Module, student: Student, device: torch.device):
+        prepare()
+        import deepspeed
+
+        config = merged_config(student, device.type)
+        self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.format = place(model, device)
+        model.train()
+        optimizer = None
+        if "optimizer" not in config:
+            optimizer = torch.optim.AdamW(
+                model.parameters(), lr=student.lr, weight_decay=student.weight_decay, fused=True
+            )
+        self.sets_rate = "scheduler" not in config
+        self.parts = config["gradient_accumulation_steps"]
+        try:
+            self.engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, model_parameters=list(model.parameters()), config=config
+            )
+        except (ValueError, AssertionError) as error:
+            raise UserError(
+                f"student.deepspeed: DeepSpeed refuses this configuration ({_first_line(error)})"
+            ) from error
+        self.engine.checkpoint_engine = _safe_checkpoint_engine()
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        self.dtype = next((dtype for key, dtype in low.items() if _enabled(config, key)), torch.float32)
+
+    def step(self, batch: Batch, objective: Objective, lr: float) -> Losses:
+        if self.sets_rate:
+            for group in self.engine.optimizer.param_groups:
+                group["lr"] = lr
+        sums: Losses = {}
+        for part in batch.split(self.parts):
+            logits = self.engine(in_format(part.x.to(self.dtype), self.format))
+            losses = objective(logits, part)
+            self.engine.backward(losses["loss"])
+            self.engine.step()
+            for name, value in losses.items():
+                share = value.detach() / self.parts
+                sums[name] = sums[name] + share if name in sums else share
+        return sums
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
+        assert path is not None, f"{folder} was committed, so it is whole"
+
+    def weights(self) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        model = self.engine.module
+        state = {
+            name: tensor.detach().float().cpu() for name, tensor in model.named_buffers() if tensor.is_floating_point()
+        }
+        state |= {name: tensor.cpu() for name, tensor in model.named_buffers() if not tensor.is_floating_point()}
+        for name, parameter in model.named_parameters():
+            full = safe_get_full_fp32_param(parameter)
+            state[name] = (parameter if full is None else full).detach().float().cpu().clone().contiguous()
+        return state
+
+
+def _safe_checkpoint_engine() -> Any:
+    """DeepSpeed's torch checkpoint engine with a loader that cannot run code."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    types = [ZeroStageEnum, fragment_address, LossScaler, DynamicLossScaler]
+
+    class SafeCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
+        def load(self, path: str, map_location: Any = None) -> Any:
+            with torch.serialization.safe_globals(types):
+                return torch.load(path, map_location=map_location, weights_only=True)
+
+    return SafeCheckpointEngine()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,367 @@
+"""The `kdscale` command: thin verbs over the pipeline.
+
+Heavy libraries are imported inside the verbs, so that `--help` answers at once.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from kdscale import __version__
+from kdscale.errors import RunFailure, Stopped, UserError
+
+
+class DefaultGroup(TyperGroup):
+    """A group that is a verb itself: what is not the name of a subcommand goes to the subcommand `run`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = not args or args[0] in self.commands
+        return super().resolve_command(ctx, args if known else ["run", *args])
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Turn an ensemble of neural networks into one model that can be served.",
+    epilog="Example: kdscale run configs/quickstart.yaml student.temperature=8",
+)
+data_app = typer.Typer(
+    cls=DefaultGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make the shards of a recipe, or import a dataset by itself.",
+    epilog="Example: kdscale data configs/quickstart.yaml; kdscale data import --from folder pictures/ shards/",
+)
+app.add_typer(data_app, name="data")
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file that says everything about the run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Values that replace the recipe's.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME by default.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Set the run directory aside and start anew.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake exits with 2, a failure with 1, both with one sentence."""
+    debug = bool(os.environ.get("KDSCALE_DEBUG"))
+    try:
+        app()
+    except (UserError, RunFailure, Stopped, OSError) as error:
+        if debug:
+            raise
+        _say(_sentence(error))
+        sys.exit(_code(error))
+
+
+def _code(error: Exception) -> int:
+    return {UserError: 2, Stopped: 143}.get(type(error), 1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, Stopped):
+        return "stopped; everything is saved, and the same command goes on from there"
+    if isinstance(error, OSError):
+        what = error.strerror or str(error)
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{what}{where}; mend that and give the same command again: what is finished is kept"
+    return " ".join(str(error).split())
+
+
+def _say(sentence: str) -> None:
+    print(f"kdscale: {sentence}", file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"kdscale {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: kdscale run configs/quickstart.yaml student.temperature=8 --out runs/t8")
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Do everything that a recipe says, skipping what is already done."""
+    _advance("report", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+@data_app.command("run", hidden=True)
+def data(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Make the shards and the manifest of a recipe."""
+    _advance("data", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+@data_app.command("import", epilog="Example: kdscale data import --from idx downloads/mnist shards/mnist")
+def data_import(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="File, folder or URL; - for digits.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards and the manifest.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="KIND", help="digits, idx, folder, npz, parquet, shards or package.module:function."
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields of the recipe's data section.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the splits and shards.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Import a dataset into WebDataset shards with a manifest."""
+    import yaml
+    from pydantic import ValidationError
+
+    from kdscale import recipe
+    from kdscale.data.importing import import_dataset
+
+    fields: dict[str, Any] = {"source": source, "path": None if path == "-" else path}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"'{setting}' is not of the form field=value")
+        fields[name.removeprefix("data.")] = yaml.safe_load(value)
+    try:
+        section = recipe.Data.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    with _bars() as bars:
+        manifest = import_dataset(section, seed, out, lambda done, total: bars.show("samples", done, total))
+    counts = {split: manifest.samples(split) for split in manifest.splits}
+    if as_json:
+        print(
+            json.dumps(
+                {"out": str(out), "classes": manifest.classes, "samples": counts, "fingerprint": manifest.fingerprint}
+            )
+        )
+    else:
+        print(f"{out}: {len(manifest.classes)} classes, {counts}, fingerprint {manifest.fingerprint[:12]}")
+
+
+@app.command(epilog="Example: kdscale teachers configs/quickstart.yaml teachers.count=10")
+def teachers(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Train the ensemble's members (and make the shards if need be)."""
+    _advance("teachers", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+@app.command(epilog="Example: kdscale logits configs/quickstart.yaml")
+def logits(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Write the members' logits into the store (and whatever comes before)."""
+    _advance("logits", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+@app.command(epilog="Example: kdscale student configs/quickstart.yaml student.temperature=8")
+def student(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Train the student and its control (and whatever comes before)."""
+    _advance("student", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+@app.command(epilog="Example: kdscale evaluate configs/quickstart.yaml --json")
+def evaluate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Measure every model on the test split (and do whatever comes before)."""
+    _advance("evaluate", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+@app.command(epilog="Example: kdscale report configs/quickstart.yaml")
+def report(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Write the HTML report (and do whatever comes before)."""
+    _advance("report", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+@app.command(epilog="Example: kdscale status runs/quickstart --json")
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the recipe of one in runs/.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a run has done and is doing."""
+    from kdscale import recipe
+    from kdscale.pipeline.overview import overview
+
+    if run.is_file():
+        run = Path("runs") / recipe.load(run).name
+    seen = overview(run)
+    if as_json:
+        print(json.dumps(seen))
+        return
+    print(f"{seen['run']} ({seen['name']})")
+    for stage, count in seen["stages"].items():
+        spent = f"  {seen['seconds'][stage]:.1f} s" if stage in seen["seconds"] else ""
+        print(f"  {stage:<10}{count['done']:>5} of {count['total']}{spent}")
+    for job in seen["jobs"]:
+        left = f", {job['seconds_left']:.0f} s left" if job["state"] == "running" and job["seconds_left"] else ""
+        loss = f", loss {job['loss']:.4f}" if job.get("loss") is not None else ""
+        print(
+            f"  {job['job']:<18}{job['state']:<9}step {job.get('step', 0)} of {job.get('steps', '?')}"
+            f", epoch {job.get('epoch', 0)}{loss} on {job.get('node')}{left}"
+        )
+
+
+def _advance(
+    last: str, path: str, overrides: list[str] | None, out: Path | None, dry_run: bool, fresh: bool, as_json: bool
+) -> None:
+    """Bring the run of a recipe up to a stage, or print the plan for it."""
+    from kdscale import recipe as recipes
+    from kdscale.pipeline import run as runs
+
+    recipe = recipes.load(path, overrides)
+    folder = out or Path("runs") / recipe.name
+    if dry_run:
+        _plan(runs.Run(folder, recipe), [] if fresh else runs.check(folder, recipe), last, as_json)
+        return
+    from kdscale.pipeline import data, evaluate, stages
+    from kdscale.pipeline import report as report_stage
+    from launcher import local
+
+    if fresh and folder.exists():
+        with runs.only_driver(folder):
+            print(f"{folder} set aside as {runs.set_aside(folder)}", file=sys.stderr)
+    runs.check(folder, recipe)
+    with runs.only_driver(folder), _bars() as bars:
+        opened, changes = runs.open_run(folder.resolve(), recipe)
+        if changes:
+            bars.say(f"the recipe differs from the last one run here: {'; '.join(changes)}")
+        if remark := data.changed_source(opened):
+            bars.say(f"note: {remark}")
+        with _stop_on_signals(opened.folder):
+            stages.advance(opened, last, lambda: local.connection(recipe.cluster), bars)
+    results = opened.folder / evaluate.RESULTS
+    if last in ("evaluate", "report"):
+        _print_results(json.loads(results.read_text()), as_json)
+        if last == "report" and not as_json:
+            print(f"report: {folder / report_stage.PAGE}")
+    elif as_json:
+        from kdscale.pipeline.overview import overview
+
+        print(json.dumps(overview(opened.folder)))
+
+
+def _print_results(results: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(results))
+        return
+    from rich.console import Console
+
+    from kdscale.report.table import table
+
+    console = Console()
+    console.print(table(results), width=None if console.is_terminal else 110)
+
+
+def _plan(run: Any, changes: list[str], last: str, as_json: bool) -> None:
+    from kdscale.pipeline import plan
+    from kdscale.pipeline.stages import STAGES
+
+    cores = run.recipe.cluster.cpus or os.cpu_count() or 1
+    made = plan.make(run, cores)
+    wanted = STAGES[: STAGES.index(last) + 1]
+    steps = [step for step in made.steps if step.stage in wanted]
+    if as_json:
+        shown = {**made.as_json(), "run": str(run.folder), "changes": changes}
+        shown["steps"] = [step for step in shown["steps"] if step["stage"] in wanted]
+        print(json.dumps(shown))
+        return
+    print(f"plan for {run.folder}")
+    for change in changes:
+        print(f"  changed  {change}")
+    for step in steps:
+        about = (
+            ""
+            if step.seconds is None or not step.run
+            else f"about {step.seconds:.0f} s"
+            if step.seconds >= 1
+            else "at once"
+        )
+        print(f"  {step.stage:<10}run {step.run:>4}  reuse {step.reuse:>4}  {step.unit:<22}{about}".rstrip())
+    if made.store_bytes is not None:
+        print(f"  logit store: about {made.store_bytes / 1e6:.1f} MB")
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    from rich.console import Console
+
+    from kdscale.tracking.progress import Bars
+
+    with Bars(Console(stderr=True)) as bars:
+        yield bars
+
+
+@contextmanager
+def _stop_on_signals(folder: Path) -> Iterator[None]:
+    """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a request to save and end."""
+    from kdscale.tracking.status import stop_file
+
+    def request(number: int, frame: Any) -> None:
+        stop_file(folder).touch()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,67 @@
+"""Ray on this machine: joined where one runs already, else started for the length of a command.
+
+A Ray that is started here listens on loopback, has no dashboard and ends with the command, also when that is killed.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kdscale.errors import UserError
+from kdscale.recipe import Cluster
+
+WORKER_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextmanager
+def connection(cluster: Cluster) -> Iterator[None]:
+    """Hold a connection to the Ray of `cluster.address` or RAY_ADDRESS, or to a new one of this machine.
+
+    Raises:
+        UserError: no Ray answers at the address.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
+    import ray
+
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if address is None:
+        # Workers inherit it; the user's own modules are found from where the command was given.
+        here = str(Path.cwd())
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        ray.init(
+            address="local",
+            num_cpus=cluster.cpus,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=_short_folder(),
+            **quiet,
+        )
+    else:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}}, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"cluster.address: no Ray answers at {address} ({reason}); start one there, or leave the address out"
+            ) from None
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        ray.shutdown()
+
+
+def _short_folder() -> str:
+    """Ray's own folder: short, since the names of its sockets must stay below 107 bytes."""
+    base = tempfile.gettempdir()
+    return os.path.join(base if len(base) < 30 else "/tmp", f"kdscale-ray-{os.getuid()}")
