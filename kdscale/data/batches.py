@@ -55,9 +55,7 @@ class Pixels:
         self.shift = (mean * unit).view(-1, 1, 1) if image else mean
         self.factor = (1 / (std * unit)).view(-1, 1, 1) if image else 1 / std
 
-    def __call__(
-        self, x: NDArray[np.generic], ids: NDArray[np.uint64], view: NDArray[np.int64]
-    ) -> Tensor:
+    def __call__(self, x: NDArray[np.generic], ids: NDArray[np.uint64], view: NDArray[np.int64]) -> Tensor:
         """(B, *shape) raw rows, (B,) ids and view numbers -> (B, *shape) float32."""
         raw = torch.from_numpy(x).to(self.device, non_blocking=True)
         return (views.make(raw, self.spec, self.seed, ids, view).float() - self.shift) * self.factor
@@ -95,7 +93,8 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         parts = [part for lane in self.lanes for part in self._slices(lane, step)]
         x, ids, y, view = (
-            np.concatenate([getattr(window, name)[rows] for window, rows in parts]) for name in ("x", "ids", "y", "view")
+            np.concatenate([getattr(window, name)[rows] for window, rows in parts])
+            for name in ("x", "ids", "y", "view")
         )
         targets = [window.targets[rows] for window, rows in parts if window.targets is not None]
         device = self.pixels.device

@@ -60,9 +60,7 @@ class Order:
 
     def batch(self, step: int, lanes: range | None = None) -> Rows:
         """The samples of a step, lane by lane; `lanes` picks those of a rank, all by default."""
-        parts = [
-            self.lane(lane, step * self.per_lane, self.per_lane) for lane in (lanes or range(self.lanes))
-        ]
+        parts = [self.lane(lane, step * self.per_lane, self.per_lane) for lane in (lanes or range(self.lanes))]
         return concatenate(parts)
 
     def lane(self, lane: int, start: int, count: int) -> Rows:

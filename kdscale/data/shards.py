@@ -7,7 +7,7 @@ ASCII. Nothing in a shard is ever unpickled.
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -63,8 +63,12 @@ def write(folder: Path, name: str, samples: Iterable[Encoded]) -> Shard:
     return Shard(name=name, samples=count, bytes=size, sha256=checksum)
 
 
-def scan(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+def scan(
+    url: str, wrap: Callable[[BinaryIO], BinaryIO] = lambda stream: stream
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample of a tar, local or at any URL that WebDataset opens: its key and its members by extension.
+
+    `wrap` may put a reader of its own, such as one that hashes, around the stream, which is read to its end.
 
     Raises:
         UserError: the tar cannot be opened, is truncated, or holds the same key twice.
@@ -72,7 +76,10 @@ def scan(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     seen: set[str] = set()
     key, members = "", dict[str, bytes]()
     try:
-        with _open(url) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        with (
+            _open(url) as opened,
+            tarfile.open(fileobj=(stream := wrap(opened)), mode="r|", tarinfo=_Header) as tar,
+        ):
             for member in tar:
                 if not member.isreg():
                     continue
@@ -92,11 +99,17 @@ def scan(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 if len(payload) < member.size:
                     raise tarfile.ReadError("unexpected end of data")
                 members[match[2].lower()] = payload
+            while stream.read(1 << 20):
+                pass
             if members:
                 yield key, members
     except FileNotFoundError:
         raise UserError(f"{url}: there is no such shard; restore it or import the dataset again") from None
     except (tarfile.TarError, EOFError, OSError) as error:
+        if status := re.search(r": exit (\d+) ", str(error)):
+            raise UserError(
+                f"{url}: cannot be fetched (its command ended with exit status {status[1]}); see that it can be reached"
+            ) from None
         raise UserError(
             f"{url}: the tar is truncated or damaged ({error}); restore it or import the dataset again"
         ) from None
@@ -177,10 +190,35 @@ def decode_image(where: str, payload: bytes, channels: int) -> NDArray[np.uint8]
     """An encoded image as (channels, height, width) uint8, grey for one channel and RGB for three."""
     try:
         with Image.open(io.BytesIO(payload)) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            pixels = np.asarray(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # Pillow raises what its plugins raise
         raise UserError(f"{where}: the image does not decode ({error}); replace or remove it") from None
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, where Pillow would clip at 255; other images as they are."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
+    return image
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is damaged or cut off raises; tarfile would take it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        if len(buf) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if any(buf):
+                raise tarfile.ReadError(str(error)) from None
+            raise
 
 
 def _add(tar: tarfile.TarFile, name: str, payload: bytes) -> None:
@@ -194,5 +232,8 @@ def _open(url: str) -> BinaryIO:
         return open(url, "rb")
     from webdataset.gopen import gopen
 
-    stream: BinaryIO = gopen(url, "rb")
+    try:
+        stream: BinaryIO = gopen(url, "rb")
+    except ValueError as error:
+        raise UserError(f"{url}: WebDataset cannot open it ({error}); give a path, or a URL such as https://") from None
     return stream

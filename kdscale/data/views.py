@@ -30,9 +30,7 @@ def uniforms(seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64], draws
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def make(
-    x: Tensor, spec: ViewSpec, seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64]
-) -> Tensor:
+def make(x: Tensor, spec: ViewSpec, seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64]) -> Tensor:
     """The views of a batch of images.
 
     Args:

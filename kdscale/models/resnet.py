@@ -27,9 +27,7 @@ def wide_resnet(
     """Zagoruyko & Komodakis' WRN-depth-width: three pre-activation stages of 16, 32 and 64 times `width` channels."""
     blocks = _blocks("wide_resnet", shape, depth, 4)
     widths = [16, 16 * width, 32 * width, 64 * width]
-    stages = [
-        _stage(_PreBlock, a, b, blocks, 1 if i == 0 else 2, dropout) for i, (a, b) in enumerate(pairwise(widths))
-    ]
+    stages = [_stage(_PreBlock, a, b, blocks, 1 if i == 0 else 2, dropout) for i, (a, b) in enumerate(pairwise(widths))]
     norm = [nn.BatchNorm2d(widths[-1]), nn.ReLU()]
     return _initialised(nn.Sequential(_conv(shape[0], 16), *stages, *norm, *_head(widths[-1], classes)))
 

@@ -61,7 +61,9 @@ def _factory(name: str) -> Factory:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
-        raise UserError(f"model {name}: {module_name} cannot be imported ({error}); is its folder on the path?") from None
+        raise UserError(
+            f"model {name}: {module_name} cannot be imported ({error}); is its folder on the path?"
+        ) from None
     except AttributeError:
         raise UserError(f"model {name}: {module_name} has no {attribute}") from None
     if not callable(factory):

@@ -15,10 +15,18 @@ class Source(Protocol):
     classes: list[str]
     """Class names; a label is an index into them."""
     spec: SampleSpec
+    """May take a look at every image; an importing process is told it instead."""
     labels: NDArray[np.int64]
     """(N,) class numbers, all within the classes."""
     splits: NDArray[np.str_] | None
     """(N,) train, validation or test, where the source says so itself; None for a single pool."""
+
+    memory: int
+    """Bytes that every process holds that opens the source; bounds how many import it at once."""
+
+    def where(self, index: int) -> str:
+        """File, or file and row, of a sample, for messages."""
+        ...
 
     def encode(self, index: int) -> Encoded:
         """Sample `index`, with a key that is unique in the dataset.
