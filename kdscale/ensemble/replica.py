@@ -17,8 +17,8 @@ from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status
 from kdscale.training import objectives
 from kdscale.training.checkpoints import Checkpoints
-from kdscale.training.engine import TorchEngine, use_device
 from kdscale.training.done import finished
+from kdscale.training.engine import TorchEngine, use_device
 from kdscale.training.finished import commit_weights
 from kdscale.training.fit import Plan, fit
 

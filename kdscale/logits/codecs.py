@@ -33,7 +33,8 @@ class Dense:
         Raises:
             RunFailure: a logit is too large for float16.
         """
-        if self.dtype == "float16" and logits.size and (most := float(np.abs(logits).max())) > np.finfo(np.float16).max:
+        most = float(np.abs(logits).max(initial=0.0))
+        if self.dtype == "float16" and most > float(np.finfo(np.float16).max):
             raise RunFailure(f"a logit of {most:.6g} does not fit float16; set logits.dtype to float32")
         values = pa.array(logits.astype(self.dtype).ravel())
         return {COLUMN: pa.FixedSizeListArray.from_arrays(values, logits.shape[1])}

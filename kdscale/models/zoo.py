@@ -35,6 +35,8 @@ def build(spec: ModelSpec, shape: tuple[int, ...], classes: int, seed: int) -> n
     factory = _factory(spec.name)
     try:
         inspect.signature(factory).bind(shape, classes, **spec.options)
+    except ValueError:
+        pass  # a built-in that does not tell its signature
     except TypeError as error:
         raise UserError(f"model {spec.name}: {error}; its options are {_options(factory)}") from None
     with torch.random.fork_rng(devices=[]):

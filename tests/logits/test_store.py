@@ -1,0 +1,183 @@
+"""The store: whole blocks or none, once a slot, of the right dataset."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from kdscale.data.batches import Pixels
+from kdscale.data.dataset import Dataset
+from kdscale.ensemble.fusion import mean_probability
+from kdscale.errors import RunFailure, UserError
+from kdscale.logits.codecs import Dense
+from kdscale.logits.producer import label_shard
+from kdscale.logits.reader import Targets, members_logits
+from kdscale.logits.store import Slot, Store, StoreInfo
+from kdscale.recipe import ViewSpec
+
+INFO = StoreInfo(dataset="d" * 64, split="train", classes=4, codec={"name": "dense", "dtype": "float16"}, views="v")
+SLOT = Slot("train-000000.tar", 0, "seed-0")
+KEYS = ["a", "b", "c"]
+Z = np.array([[1, 2, 3, 4], [0.5, -1, 8, 0], [4, 3, 2, 1]], np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store", INFO)
+
+
+def test_what_is_committed_reads_back(store: Store) -> None:
+    record = store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    block = store.read(SLOT, "checkpoint")
+    assert block.keys == KEYS
+    assert (block.logits == Z).all()
+    assert (record.rows, record.view, record.member, record.temperature) == (3, 0, "seed-0", None)
+
+
+def test_plain_arrow_reads_a_block(store: Store) -> None:
+    record = store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    table = pa.ipc.open_file(pa.memory_map(str(store.folder / record.file))).read_all()
+    assert table.column("key").to_pylist() == KEYS
+    assert table.schema.metadata[b"kdscale.checkpoint"] == b"checkpoint"
+    assert table.to_pandas is not None
+
+
+def test_the_same_block_twice_is_harmless_and_another_is_refused(store: Store) -> None:
+    first = store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    assert store.commit(SLOT, KEYS, Z, "checkpoint", "shard") == first
+    with pytest.raises(RunFailure, match=f"already committed with checksum {first.checksum}"):
+        store.commit(SLOT, KEYS, Z + 1, "other", "shard")
+    assert (store.read(SLOT).logits == Z).all()
+
+
+def test_nothing_is_visible_before_the_commit(store: Store, monkeypatch) -> None:
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    assert store.record(SLOT) is None
+    monkeypatch.undo()
+    store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    assert (store.read(SLOT).logits == Z).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused_with_member_shard_and_key(store: Store, value: float) -> None:
+    bad = Z.copy()
+    bad[1, 2] = value
+    with pytest.raises(
+        RunFailure, match=r"member seed-0: its logits of sample b in train-000000.tar, view 0, are not finite"
+    ):
+        store.commit(SLOT, KEYS, bad, "checkpoint", "shard")
+    assert store.record(SLOT) is None
+
+
+def test_damage_is_found(store: Store) -> None:
+    record = store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    path = store.folder / record.file
+    payload = bytearray(path.read_bytes())
+    payload[len(payload) // 2] ^= 1
+    path.write_bytes(payload)
+    with pytest.raises(UserError, match="the block is damaged"):
+        store.read(SLOT)
+    path.write_bytes(payload[:-10])
+    with pytest.raises(UserError, match="the block is damaged"):
+        store.read(SLOT)
+    path.unlink()
+    with pytest.raises(UserError, match="the block is missing"):
+        store.read(SLOT)
+
+
+def test_other_weights_are_refused(store: Store) -> None:
+    store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    with pytest.raises(UserError, match="made by other weights of seed-0"):
+        store.read(SLOT, "retrained")
+
+
+def test_a_store_of_another_dataset_or_split_is_refused(store: Store) -> None:
+    with pytest.raises(UserError, match="made from another dataset"):
+        Store.open(store.folder, "e" * 64, "train")
+    with pytest.raises(UserError, match=r"made from another split \(train, not test\)"):
+        Store.open(store.folder, INFO.dataset, "test")
+    with pytest.raises(UserError, match="made from another codec"):
+        Store.create(store.folder, INFO.model_copy(update={"codec": {"name": "dense", "dtype": "float32"}}))
+    with pytest.raises(UserError, match="there is no logit store"):
+        Store.open(store.folder / "none", INFO.dataset, "train")
+    assert Store.create(store.folder, INFO).info == INFO
+
+
+def test_a_garbled_commit_record_is_named(store: Store) -> None:
+    store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    path = next((store.folder / "commits").rglob("*.json"))
+    path.write_text(json.dumps({"rows": 3}))
+    with pytest.raises(UserError, match=f"{path.name}: not a commit record"):
+        store.read(SLOT)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=40),
+        elements=st.floats(-60000, 60000, width=32),
+    )
+)
+def test_dense_errs_by_no_more_than_its_type(z: np.ndarray) -> None:
+    for dtype, relative in (("float16", 2.0**-11), ("float32", 0.0)):
+        codec = Dense(dtype)
+        table = pa.table(codec.encode(z))
+        back = codec.decode(table).astype(np.float32)
+        assert back.shape == z.shape
+        assert (np.abs(back - z) <= np.maximum(relative * np.abs(z), 2.0**-24 * (dtype == "float16"))).all()
+
+
+def test_float16_refuses_what_it_cannot_hold(store: Store) -> None:
+    with pytest.raises(RunFailure, match=r"does not fit float16; set logits.dtype to float32"):
+        store.commit(SLOT, KEYS, Z * 30000, "checkpoint", "shard")
+
+
+@pytest.fixture
+def labelled(dataset_folder: Path, tmp_path: Path) -> tuple[Dataset, Store, dict[str, str]]:
+    dataset = Dataset(dataset_folder, "train")
+    info = INFO.model_copy(update={"dataset": dataset.manifest.fingerprint, "classes": 3})
+    store = Store.create(tmp_path / "labels", info)
+    pixels = Pixels(dataset.manifest, True, ViewSpec(jitter=1), 0, torch.device("cpu"))
+    for m in range(2):
+        weights = torch.randn(36, 3, generator=torch.Generator().manual_seed(m))
+        for number in range(len(dataset.shards)):
+            for view in (0, 1):
+                predict = lambda x, w=weights: x.flatten(1) @ w  # noqa: E731
+                label_shard(store, dataset, number, view, f"seed-{m}", f"c{m}", predict, pixels, batch_size=7)
+    return dataset, store, {"seed-0": "c0", "seed-1": "c1"}
+
+
+def test_targets_are_joined_by_key(labelled) -> None:
+    dataset, store, members = labelled
+    shard, decoded = dataset.shards[1], dataset.decoded(1)
+    straight = members_logits(store, shard.name, 0, members, decoded.keys)
+    shuffled = members_logits(store, shard.name, 0, members, decoded.keys[::-1])
+    assert (shuffled == straight[:, ::-1]).all()
+    with pytest.raises(UserError, match=r"has no row for the sample stranger of train-000001.tar"):
+        members_logits(store, shard.name, 0, members, ["stranger"])
+    targets = Targets(store, dataset, members, lambda z: mean_probability(z, 2.0), keep_bytes=200)
+    for view in (0, 1, 0):
+        expected = mean_probability(
+            torch.from_numpy(members_logits(store, shard.name, view, members, decoded.keys)), 2.0
+        )
+        assert torch.equal(targets(1, decoded, view), expected)
+    assert not torch.equal(targets(1, decoded, 0), targets(1, decoded, 1))
+
+
+def test_labelling_again_runs_nothing(labelled) -> None:
+    dataset, store, _ = labelled
+
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+    pixels = Pixels(dataset.manifest, True, ViewSpec(), 0, torch.device("cpu"))
+    assert label_shard(store, dataset, 0, 0, "seed-0", "c0", never, pixels).rows == 30

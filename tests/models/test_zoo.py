@@ -1,0 +1,87 @@
+"""The zoo: shapes, sizes, seeds, and refusals."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdscale.errors import UserError
+from kdscale.models import zoo
+from kdscale.recipe import ModelSpec
+
+
+def spec(name: str, **options: object) -> ModelSpec:
+    return ModelSpec(name=name, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "parameters"),
+    [
+        (spec("mlp", hidden=[1200, 1200]), (1, 28, 28), 2_395_210),
+        (spec("mlp", hidden=[800, 800]), (1, 28, 28), 1_276_810),
+        (spec("convnet", width=8), (1, 28, 28), None),
+        (spec("convnet", width=8), (3, 8, 8), None),
+        (spec("resnet", depth=20), (3, 32, 32), 269_722),
+        (spec("wide_resnet", depth=16, width=4), (3, 32, 32), 2_748_890),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_logits_come_out_and_sizes_are_the_papers(
+    model: ModelSpec, shape: tuple[int, ...], parameters: int | None
+) -> None:
+    net = zoo.build(model, shape, 10, 0)
+    assert net(torch.randn(2, *shape)).shape == (2, 10)
+    assert parameters is None or zoo.parameters(net) == parameters
+
+
+def test_wrn_28_10_has_the_papers_36_5_million_parameters() -> None:
+    with torch.device("meta"):
+        net = zoo.wide_resnet((3, 32, 32), 10, depth=28, width=10)
+    assert round(zoo.parameters(net) / 1e6, 1) == 36.5
+
+
+def test_weights_follow_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    one = zoo.build(spec("resnet", depth=8), (3, 8, 8), 4, 5).state_dict()
+    before = torch.get_rng_state()
+    two = zoo.build(spec("resnet", depth=8), (3, 8, 8), 4, 5).state_dict()
+    other = zoo.build(spec("resnet", depth=8), (3, 8, 8), 4, 6).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (spec("mpl"), "not one of mlp, convnet, resnet, wide_resnet"),
+        (spec("mlp", hiden=[3]), "its options are hidden, dropout, input_dropout"),
+        (spec("mlp", hidden=[]), "give the width of each layer"),
+        (spec("resnet", depth=21), r"depth is 21; it must be 6n \+ 2"),
+        (spec("no_such_module:net"), "no_such_module cannot be imported"),
+        (spec("kdscale.models.mlp:net"), "has no net"),
+        (spec("kdscale:__version__"), "is not a function"),
+        (spec("builtins:slice"), "returned slice, not a torch.nn.Module"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_mistakes_are_named(model: ModelSpec, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        zoo.build(model, (3, 8, 8), 4, 0)
+
+
+def test_images_are_needed_for_convolutions() -> None:
+    with pytest.raises(UserError, match="use mlp"):
+        zoo.build(spec("convnet"), (12,), 4, 0)
+
+
+def test_a_factory_beside_the_recipe_is_found(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from math import prod\nfrom torch import nn\n"
+        "def flat(shape, classes, bias=True):\n    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), classes, bias=bias))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    net = zoo.build(spec("my_nets:flat", bias=False), (1, 4, 4), 3, 0)
+    assert zoo.parameters(net) == 48

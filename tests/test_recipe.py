@@ -1,0 +1,121 @@
+"""Recipes: typed, frozen, and every mistake in them one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdscale import recipe as recipes
+from kdscale.errors import UserError
+
+SMALL = {
+    "name": "small",
+    "teachers": {"model": "mlp"},
+    "student": {"model": {"name": "mlp", "hidden": [8]}},
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def _write(tree: object) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
+        return path
+
+    return _write
+
+
+def test_defaults_and_model_names(write) -> None:
+    recipe = recipes.load(write(SMALL))
+    assert recipe.teachers.count == 5
+    assert recipe.teachers.model.name == "mlp"
+    assert recipe.student.model.options == {"hidden": [8]}
+    assert recipe.teachers.seeds == [0, 1, 2, 3, 4]
+
+
+def test_overrides_are_read_as_yaml(write) -> None:
+    recipe = recipes.load(
+        write(SMALL),
+        [
+            "teachers.count=3",
+            "student.temperature=2.5",
+            "student.seeds=[1, 2]",
+            "teachers.model.hidden=[4, 4]",
+            "teachers.lr=1e-2",
+        ],
+    )
+    assert (recipe.teachers.count, recipe.student.temperature, recipe.student.seeds) == (3, 2.5, [1, 2])
+    assert recipe.teachers.model.options == {"hidden": [4, 4]}
+    assert recipe.teachers.lr == 0.01
+
+
+def test_a_bare_off_is_a_mode_and_not_false(write) -> None:
+    assert recipes.load(write(SMALL), ["tracking.wandb.mode=off"]).tracking.wandb.mode == "off"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("student.temprature=3", "unknown field student.temprature; did you mean temperature?"),
+        ("teecher.count=3", "unknown field teecher; did you mean teachers?"),
+        ("student.temperature=-1", "student.temperature"),
+        ("student.temperature=hot", "student.temperature"),
+        ("teachers.batch_size=100", "data.lanes = 8 does not divide"),
+        ("student.workers=3", "does not divide data.lanes"),
+        ("student.seeds=[1, 1]", "each student needs its own seed"),
+        ("fusion=best", "fusion"),
+        ("teachers.count", "not of the form section.field=value"),
+        ("teachers.count.x=1", "count is a value, not a section"),
+    ],
+)
+def test_mistakes_are_named(write, override: str, sentence: str) -> None:
+    tree = {**SMALL, "teachers": {"model": "mlp", "count": 5}}
+    with pytest.raises(UserError, match=r"recipe\.yaml|override") as caught:
+        recipes.load(write(tree), [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_recipes(write, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such recipe"):
+        recipes.load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="line 2: not valid YAML"):
+        recipes.load(write("name: x\n  bad: [\n"))
+    with pytest.raises(UserError, match="mapping of sections"):
+        recipes.load(write("- 1"))
+    with pytest.raises(UserError, match="the field student is missing"):
+        recipes.load(write({"name": "x", "teachers": {"model": "mlp"}}))
+
+
+def test_yaml_cannot_make_objects(write) -> None:
+    with pytest.raises(UserError, match="not valid YAML"):
+        recipes.load(write("name: !!python/object/apply:os.system ['true']\n"))
+
+
+def test_the_deepspeed_file_is_inlined_from_the_recipes_folder(write, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    monkeypatch.chdir("/")
+    recipe = recipes.load(write({**SMALL, "student": {"model": "mlp", "deepspeed": "ds.json"}}))
+    assert recipe.student.deepspeed == {"zero_optimization": {"stage": 2}}
+    with pytest.raises(UserError, match=r"there is no file .*none.json"):
+        recipes.load(write(SMALL), ["student.deepspeed=none.json"])
+
+
+def test_a_dumped_recipe_reads_back_the_same(write, tmp_path: Path) -> None:
+    recipe = recipes.load(write(SMALL), ["data.path=/tmp"])
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.dump())
+    assert recipes.load(again) == recipe
+
+
+def test_differences_name_fields_and_values(write) -> None:
+    one = recipes.load(write(SMALL))
+    two = recipes.load(write(SMALL), ["student.temperature=8", "teachers.model.hidden=[3]"])
+    changes = {"student.temperature: 4.0 -> 8.0", "teachers.model.hidden: None -> [3]"}
+    assert set(recipes.differences(one, two)) == changes
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda p: p.name)
+def test_the_recipes_that_come_with_kdscale_are_valid(path: Path) -> None:
+    assert recipes.load(path).name == path.stem
