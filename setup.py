@@ -26,12 +26,20 @@ setup(
         "pillow>=10",
         "matplotlib>=3.9",
         "jinja2>=3.1",
-        "torchmetrics>=1.5",
         "xxhash>=3.4",
         "psutil>=6",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "pytest-timeout>=2",
+            "hypothesis>=6",
+            "torchmetrics>=1.5",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+        ],
     },
     entry_points={"console_scripts": ["kdscale=launcher.cli:main"]},
 )

@@ -32,6 +32,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address is None:

@@ -37,6 +37,11 @@ HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs"})
 """Fields of teachers and student that say how the work is done, not what comes out."""
 GROWS = frozenset({"count"})
 """Fields of teachers that add members and leave those that are there as they are."""
+FREE = (
+    *("logits.", "fusion:", "student.", "evaluate.", "tracking.", "cluster.", "data.views."),
+    *(f"teachers.{field}:" for field in HOW_ONLY | GROWS),
+)
+"""What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""
 
 
 class Run:
@@ -81,21 +86,23 @@ class Run:
         return self.folder / "previous" / f"{name.replace('/', '-')}-{fingerprint[:12]}"
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to the stage's account."""
+    def timed(self, stage: str, fingerprint: str = "") -> Iterator[None]:
+        """Add the time spent inside to the stage's account, which begins anew for another fingerprint."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self.spend(stage, time.monotonic() - start)
-
-    def spend(self, stage: str, seconds: float) -> None:
-        accounts = self.seconds()
-        accounts[stage] = round(accounts.get(stage, 0.0) + seconds, 3)
-        write_json(self.folder / STAGES, accounts)
+            accounts = self._accounts()
+            account = accounts.get(stage)
+            before = account["seconds"] if account and account["fingerprint"] == fingerprint else 0.0
+            spent = round(before + time.monotonic() - start, 3)
+            write_json(self.folder / STAGES, {**accounts, stage: {"fingerprint": fingerprint, "seconds": spent}})
 
     def seconds(self) -> dict[str, float]:
-        """Wall-clock seconds by stage, over all commands that worked on this run."""
+        """Wall-clock seconds by stage, over all commands that worked on its present artefact."""
+        return {stage: account["seconds"] for stage, account in self._accounts().items()}
+
+    def _accounts(self) -> dict[str, Any]:
         return read_json(self.folder / STAGES) or {}
 
 
@@ -146,7 +153,7 @@ def check(folder: Path, recipe: Recipe) -> list[str]:
         return []
     old = load_recipe(folder)
     changes = recipes.differences(old, recipe)
-    fatal = recipes.differences(_base(old), _base(recipe))
+    fatal = [change for change in changes if not change.startswith(FREE)]
     if fatal:
         more = f" and {len(fatal) - 3} more" if len(fatal) > 3 else ""
         raise UserError(
@@ -185,16 +192,3 @@ def only_driver(folder: Path) -> Iterator[None]:
                 f"{folder}: another kdscale command is working on this run; wait for it or stop it"
             ) from None
         yield
-
-
-def _base(recipe: Recipe) -> Recipe:
-    """The recipe with only those fields that the dataset and the members depend on left as they are."""
-    tree: dict[str, Any] = recipe.model_dump()
-    default = Recipe(name="x", teachers=recipe.teachers, student=recipe.student).model_dump()
-    for section in ("logits", "fusion", "evaluate", "tracking", "cluster"):
-        tree[section] = default[section]
-    tree["student"] = {"model": "any"}
-    tree["data"]["views"] = {}
-    for field in HOW_ONLY | GROWS:
-        tree["teachers"].pop(field)
-    return Recipe.model_construct(**tree)

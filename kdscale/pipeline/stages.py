@@ -1,9 +1,10 @@
 """All stages in order: each is skipped if its artefact is there with the same fingerprint."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
-from kdscale.files import remove_temporaries
+from kdscale.files import digest
 from kdscale.pipeline import data, evaluate, logits, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
@@ -43,16 +44,27 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
                 with run.timed("ray"):
                     stack.enter_context(connect())
                 connected = True
-            with run.timed(stage):
+            start = time.monotonic()
+            with run.timed(stage, identity(run, stage)):
                 if stage == "teachers" and last != "teachers":
                     teachers.work(run, bars, then=logits.Labelling(run, bars))
                 else:
                     MODULES[stage].work(run, bars)
-            bars.say(f"{stage}: done in {run.seconds()[stage]:.1f} s")
+            bars.say(f"{stage}: done in {time.monotonic() - start:.1f} s")
             if stage == "evaluate":
                 evaluate.finish(run, run.seconds())
 
 
-def sweep(run: Run) -> None:
-    """Remove what killed writers left in the run; call it only while no one works there."""
-    remove_temporaries(run.folder)
+def identity(run: Run, stage: str) -> str:
+    """Names what a stage is about to make, so that its time is not added to that of something else."""
+    match stage:
+        case "teachers":
+            return digest([teachers.fingerprint(run, seed) for seed in run.recipe.teachers.seeds])
+        case "student":
+            return digest([student.fingerprint(run, job) for job in student.jobs(run)])
+        case "data":
+            return data.fingerprint(run)
+        case "logits":
+            return logits.fingerprint(run)
+        case _:
+            return evaluate.fingerprint(run)

@@ -1,0 +1,47 @@
+# make quickstart   a virtual environment, the installation, and the first run
+# make test         the same environment, the test extra, and all tests
+# make soak         the long versions of the kill tests
+
+VENV   := .venv
+PYTHON ?= python3.11
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: quickstart test fast soak lint clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/kdscale run configs/quickstart.yaml
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -m slow
+
+fast: $(VENV)/.installed-test
+	$(BIN)/pytest -n 2 -m "not slow"
+
+soak: $(VENV)/.installed-test
+	KDSCALE_KILLS=100 $(BIN)/pytest -m slow tests/integration/test_kill.py
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+
+# torch comes first and by its exact version: a looser requirement may fetch a build for GPUs of several gigabytes.
+$(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt setuptools torch
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs *.egg-info

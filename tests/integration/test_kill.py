@@ -1,0 +1,99 @@
+"""Kills: the same command afterwards goes on from the last commit and ends in the same numbers.
+
+KDSCALE_KILLS sets how many moments are tried; `make soak` tries a hundred.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("KDSCALE_KILLS", "3"))
+
+
+def numbers(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text())["splits"]
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """Whatever still works in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_sigkill_at_random_moments_changes_nothing(finished, place, record_property) -> None:
+    expected = numbers(finished.run)
+    killed = place()
+    dice = random.Random(time.time_ns())
+    moments = []
+    for _ in range(KILLS):
+        process = killed.start("run", "tiny.yaml")
+        moment = dice.uniform(2, 24)
+        moments.append(round(moment, 2))
+        try:
+            process.communicate(timeout=moment)
+            if process.returncode == 0 and KILLS > 3:  # finished already: begin anew
+                killed.kdscale("run", "tiny.yaml", "--fresh", "--dry-run")
+        except Exception:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    record_property("moments", moments)
+    killed.kdscale("run", "tiny.yaml")
+    assert numbers(killed.run) == expected, f"killed after {moments} seconds"
+    assert not list(killed.run.rglob("checkpoints"))
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("pattern", ["teachers/seed-1", "students/student-seed-0"])
+def test_a_worker_that_is_killed_is_replaced_and_goes_on(finished, place, pattern: str) -> None:
+    hurt = place()
+    process = hurt.start("run", "tiny.yaml")
+    status = hurt.run / pattern / "status.json"
+    checkpoint = hurt.run / pattern / "checkpoints"
+    wait_for(lambda: status.exists() and list(checkpoint.rglob("latest.json")))
+    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert numbers(hurt.run) == numbers(finished.run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_saves_and_ends_cleanly(finished, place, number: int) -> None:
+    stopped = place()
+    process = stopped.start("run", "tiny.yaml", "teachers.epochs=400")
+    status = stopped.run / "teachers" / "seed-0" / "status.json"
+    wait_for(lambda: status.exists() and "step" in json.loads(status.read_text()))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err
+    assert "stopped; everything is saved" in err
+    assert list(stopped.run.glob("teachers/seed-0/checkpoints/latest.json"))
+    wait_for(lambda: not processes(stopped.folder), 20)
+
+
+def test_nothing_of_a_killed_run_stays_behind(place) -> None:
+    killed = place()
+    process = killed.start("run", "tiny.yaml", "teachers.epochs=400")
+    wait_for(lambda: list(killed.run.glob("teachers/*/status.json")))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not processes(killed.folder), 60)
