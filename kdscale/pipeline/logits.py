@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from kdscale.files import digest
 from kdscale.logits.codecs import Dense
-from kdscale.logits.store import Slot, Store, StoreInfo
+from kdscale.logits.store import FILE, Slot, Store, StoreInfo
 from kdscale.pipeline import teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
@@ -46,9 +46,15 @@ def slots(run: Run) -> list[Slot]:
 
 
 def missing(run: Run) -> list[str]:
-    if run.claimed(NAME) != fingerprint(run):
+    """The slots without a block of today's members.
+
+    Raises:
+        UserError: the store in the run directory was made from another dataset or split.
+    """
+    folder = run.folder / NAME
+    store = Store.open(folder, run.manifest.fingerprint, SPLIT) if (folder / FILE).exists() else None
+    if store is None or run.claimed(NAME) != fingerprint(run):
         return [slot.path for slot in slots(run)]
-    store = Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
     checksums = {member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
     return [
         slot.path

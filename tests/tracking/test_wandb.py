@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_wandb_server import FakeWandb
 
 from kdscale.recipe import WandB
 from kdscale.tracking import wandb as tracking
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.metrics import read
 from kdscale.tracking.wandb import Watermark, log_results, scalars
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from fake_wandb_server import FakeWandb
 
 KEY = "f" * 40
 NOWHERE = "http://127.0.0.1:9"

@@ -1,0 +1,103 @@
+"""The command line: quick to answer, and one sentence for a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+VERBS = ["run", "data", "teachers", "logits", "student", "evaluate", "report", "status"]
+HEAVY = ["torch", "ray", "deepspeed", "wandb", "pyarrow", "sklearn", "matplotlib", "webdataset", "pydantic", "numpy"]
+
+
+def kdscale(*arguments: str, cwd: Path | None = None, debug: bool = False) -> subprocess.CompletedProcess[str]:
+    program = "from launcher.cli import main; main()"
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "120", **({"KDSCALE_DEBUG": "1"} if debug else {})}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("verb", [*([v] for v in VERBS), ["data", "import"]], ids=" ".join)
+def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
+    done = kdscale(*verb, "--help")
+    assert done.returncode == 0
+    assert "Example: kdscale " + verb[0] in done.stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom launcher.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit: pass\n"
+        f"print('LOADED', [m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_a_mistake_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
+    done = kdscale("run", "none.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "kdscale: none.yaml: there is no such recipe; give the path of a YAML file, such as configs/quickstart.yaml\n"
+    )
+    assert "Traceback" in kdscale("run", "none.yaml", cwd=tmp_path, debug=True).stderr
+
+
+def test_unknown_verbs_and_missing_arguments_exit_2() -> None:
+    assert kdscale("distil").returncode == 2
+    assert kdscale("run").returncode == 2
+    assert "Traceback" not in kdscale("run").stderr
+
+
+def test_version() -> None:
+    assert kdscale("--version").stdout.startswith("kdscale 0.")
+
+
+def test_importing_by_itself(tmp_path: Path) -> None:
+    done = kdscale("data", "import", "--from", "digits", "-", str(tmp_path / "out"), "shard_size=500", "test=0.5")
+    assert done.returncode == 0, done.stderr
+    assert "10 classes" in done.stdout
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.tar")) == [
+        "test-000000.tar",
+        "test-000001.tar",
+        "train-000000.tar",
+        "train-000001.tar",
+        "validation-000000.tar",
+    ]
+    for arguments, sentence in (
+        (["--from", "digitz", "-", "x"], "digits"),
+        (["--from", "idx", "/nowhere", "x"], "/nowhere"),
+        (["--from", "digits", "-", "x", "shards_size=3"], "shards_size"),
+        (["--from", "digits", "-", "x", "shard_size"], "not of the form field=value"),
+    ):
+        refused = kdscale("data", "import", *arguments, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert sentence in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1, refused.stderr
+
+
+def test_status_of_what_is_no_run(tmp_path: Path) -> None:
+    done = kdscale("status", str(tmp_path))
+    assert done.returncode == 2
+    assert "not a run directory" in done.stderr
+
+
+def test_a_run_directory_of_another_recipe(tmp_path: Path) -> None:
+    tree = {"name": "a", "teachers": {"model": "mlp"}, "student": {"model": "mlp"}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(tree))
+    assert kdscale("data", "a.yaml", cwd=tmp_path).returncode == 0
+    done = kdscale("data", "a.yaml", "seed=3", "teachers.epochs=4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "holds a run of a different recipe (seed: 0 -> 3; teachers.epochs: 10.0 -> 4.0)" in done.stderr
+    fresh = kdscale("data", "a.yaml", "seed=3", "--fresh", cwd=tmp_path)
+    assert fresh.returncode == 0
+    assert "set aside as runs/a.1" in fresh.stderr
+    assert (tmp_path / "runs/a.1/data/manifest.json").exists()
