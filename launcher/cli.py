@@ -269,7 +269,8 @@ def _advance(
     recipe = recipes.load(path, overrides)
     folder = out or Path("runs") / recipe.name
     if dry_run:
-        _plan(runs.Run(folder, recipe), [] if fresh else runs.check(folder, recipe), last, as_json)
+        changes = [] if fresh else runs.check(folder, recipe)
+        _plan(runs.Run(folder / ".fresh" if fresh else folder, recipe), folder, changes, last, as_json)
         return
     from kdscale.pipeline import data, evaluate, stages
     from kdscale.pipeline import report as report_stage
@@ -310,7 +311,7 @@ def _print_results(results: dict[str, Any], as_json: bool) -> None:
     console.print(table(results), width=None if console.is_terminal else 110)
 
 
-def _plan(run: Any, changes: list[str], last: str, as_json: bool) -> None:
+def _plan(run: Any, folder: Path, changes: list[str], last: str, as_json: bool) -> None:
     from kdscale.pipeline import plan
     from kdscale.pipeline.stages import STAGES
 
@@ -319,11 +320,11 @@ def _plan(run: Any, changes: list[str], last: str, as_json: bool) -> None:
     wanted = STAGES[: STAGES.index(last) + 1]
     steps = [step for step in made.steps if step.stage in wanted]
     if as_json:
-        shown = {**made.as_json(), "run": str(run.folder), "changes": changes}
+        shown = {**made.as_json(), "run": str(folder), "changes": changes}
         shown["steps"] = [step for step in shown["steps"] if step["stage"] in wanted]
         print(json.dumps(shown))
         return
-    print(f"plan for {run.folder}")
+    print(f"plan for {folder}")
     for change in changes:
         print(f"  changed  {change}")
     for step in steps:

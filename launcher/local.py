@@ -5,6 +5,7 @@ A Ray that is started here listens on loopback, has no dashboard and ends with t
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from kdscale.errors import UserError
 from kdscale.recipe import Cluster
 
 WORKER_ENVIRONMENT = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
@@ -33,6 +33,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own, which would end the command at once
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address is None:
@@ -55,6 +56,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
             raise UserError(
                 f"cluster.address: no Ray answers at {address} ({reason}); start one there, or leave the address out"
             ) from None
+    signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

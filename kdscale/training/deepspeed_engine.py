@@ -5,6 +5,7 @@ between the two are refused by name. Checkpoints are DeepSpeed's own files, but 
 loader: nothing in them is ever unpickled beyond tensors and three plain DeepSpeed types.
 """
 
+import copy
 import logging
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
         UserError: JSON and recipe contradict each other, or the JSON asks for what the device cannot do.
     """
     assert isinstance(student.deepspeed, dict)
-    config = dict(student.deepspeed)
+    config = copy.deepcopy(student.deepspeed)
     name = "student.deepspeed"
 
     def given(key: str) -> int | None:
