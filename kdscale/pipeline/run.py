@@ -77,6 +77,11 @@ class Run:
                 write_text(folder / MARK, fingerprint)
         return folder
 
+    def take_back(self, name: str, fingerprint: str) -> None:
+        """Bring the artefact of this fingerprint back to RUN/name if it was set aside."""
+        if self._previous(name, fingerprint).exists():
+            self.claim(name, fingerprint)
+
     def claimed(self, name: str) -> str | None:
         """The fingerprint of the artefact that lies in RUN/name."""
         mark = self.folder / name / MARK

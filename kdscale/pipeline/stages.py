@@ -36,6 +36,11 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
     with ExitStack() as stack:
         connected = False
         for stage in STAGES[: STAGES.index(last) + 1]:
+            if stage == "logits":
+                run.take_back(logits.NAME, logits.fingerprint(run))
+            if stage == "student":
+                for job in student.jobs(run):
+                    run.take_back(student.job_folder(run, job), student.fingerprint(run, job))
             todo = MODULES[stage].missing(run)
             if not todo:
                 bars.say(f"{stage}: done before")
