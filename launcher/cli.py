@@ -64,6 +64,11 @@ def main() -> None:
             raise
         _say(_sentence(error))
         sys.exit(_code(error))
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"unexpected {type(error).__name__}: {_sentence(error)} (KDSCALE_DEBUG=1 shows where)")
+        sys.exit(1)
 
 
 def _code(error: Exception) -> int:
