@@ -1,5 +1,6 @@
 """Objectives: the paper's equations, checked by finite differences."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -15,16 +16,18 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def gradient(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
     z = logits.clone().requires_grad_()
-    objectives.soft_cross_entropy(z, targets, temperature).backward()
+    objectives.soft_divergence(z, targets, temperature).backward()
     assert z.grad is not None
     return z.grad * len(z)
 
 
-def test_soft_term_is_t_squared_cross_entropy() -> None:
+def test_soft_term_is_t_squared_cross_entropy_less_the_entropy() -> None:
     z, v = random(5, N), random(5, N, seed=1)
     p = (v / 3).softmax(1)
-    expected = -9 * (p * (z / 3).log_softmax(1)).sum(1).mean()
-    assert torch.allclose(objectives.soft_cross_entropy(z, p, 3.0).double(), expected, rtol=1e-5)
+    expected = 9 * (p * (p.log() - (z / 3).log_softmax(1))).sum(1).mean()
+    assert torch.allclose(objectives.soft_divergence(z, p, 3.0).double(), expected, rtol=1e-5)
+    assert float(objectives.soft_divergence(v, p, 3.0)) == pytest.approx(0, abs=1e-5)
+    assert torch.isfinite(objectives.soft_divergence(z, torch.eye(N, dtype=torch.float64)[:5], 3.0))
 
 
 def test_gradient_is_t_times_the_difference_of_distributions() -> None:
@@ -61,7 +64,7 @@ def test_finite_differences_at_a_high_temperature() -> None:
 def test_hard_weight_is_relative_and_at_temperature_one() -> None:
     z, p, y = random(4, N), random(4, N, seed=2).softmax(1), torch.tensor([0, 1, 2, 3])
     losses = objectives.distillation(4.0, 0.3)(z, Batch(z, y, p))
-    expected = objectives.soft_cross_entropy(z, p, 4.0) + 0.3 * F.cross_entropy(z.float(), y)
+    expected = objectives.soft_divergence(z, p, 4.0) + 0.3 * F.cross_entropy(z.float(), y)
     assert torch.allclose(losses["loss"], expected)
     assert set(objectives.distillation(4.0, 0.0)(z, Batch(z, y, p))) == {"loss", "soft"}
     assert torch.allclose(objectives.hard(z, Batch(z, y))["loss"], F.cross_entropy(z.float(), y))
