@@ -25,9 +25,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kdscale.errors import RunFailure, Stopped, UserError
 
-CRASHES = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ActorDiedError, ActorUnavailableError)
+
+class LostRank(Exception):
+    """The peers of a rank failed and it gave no sign itself: its node is gone, and Ray has not noticed yet."""
+
+
+CRASHES = (LostRank, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ActorDiedError, ActorUnavailableError)
 """A process or node is gone: try again elsewhere. Whatever else is raised would only be raised again."""
 POLL = 0.25
+PATIENCE = 30.0
+"""Seconds given to a rank to say why its peers failed, and to a node to come back before needs are called too large."""
 Tick = Callable[[], None]
 
 
@@ -54,6 +61,15 @@ def capacity() -> Needs:
     return Needs(int(resources.get("CPU", 0)), resources.get("GPU", 0.0))
 
 
+def largest_node() -> Needs:
+    """What the best single node has, in each respect."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Needs(
+        int(max((node.get("CPU", 0) for node in nodes), default=0)),
+        max((node.get("GPU", 0.0) for node in nodes), default=0.0),
+    )
+
+
 def needs(cpus: int, gpus: float | str) -> Needs:
     """Resolve the recipe's cpus and gpus: "auto" is one GPU where the cluster has any."""
     return Needs(cpus, float(gpus) if gpus != "auto" else float(capacity().gpus > 0))
@@ -78,6 +94,7 @@ class _Queue:
         self.tick, self.stopped = tick, stopped
         self.failures: dict[str, BaseException] = {}
         self._queue: list[_Job] = []
+        self._unfit_since: float | None = None
         self._numbers = itertools.count()
 
     def submit(
@@ -100,13 +117,14 @@ class _Queue:
             self._queue.clear()
         if not self._queue:
             return None
-        wanted, whole = self._queue[0].needs * ranks, capacity()
-        if not wanted.fits(whole) and busy == Needs(0, 0):
-            raise UserError(
-                f"{self._queue[0].name} needs {wanted.cpus} CPUs and {wanted.gpus:g} GPUs and the cluster has {whole.cpus} and "
-                f"{whole.gpus:g}; lower cpus, gpus or workers in the recipe, or take a larger cluster"
-            )
-        return heapq.heappop(self._queue) if (wanted + busy).fits(whole) else None
+        one, wanted, whole = self._queue[0].needs, self._queue[0].needs * ranks, capacity()
+        if wanted.fits(whole) and one.fits(largest_node()):
+            self._unfit_since = None
+            return heapq.heappop(self._queue) if (wanted + busy).fits(whole) else None
+        self._unfit_since = self._unfit_since or time.monotonic()
+        if busy == Needs(0, 0) and (len(ray.nodes()) == 1 or time.monotonic() - self._unfit_since > PATIENCE):
+            check_fits(self._queue[0].name, one, ranks)
+        return None
 
     def _failed(self, job: _Job, error: BaseException) -> None:
         """Queue a crashed job again while it has retries; the user's mistakes end everything at once."""
@@ -132,6 +150,26 @@ class _Queue:
         raise RunFailure(f"{name} failed: {_sentence(cause)}{others}") from cause
 
 
+def check_fits(name: str, one: Needs, ranks: int = 1) -> None:
+    """Refuse processes that the cluster as it stands could never run together.
+
+    Raises:
+        UserError: says what is needed and what there is.
+    """
+    wanted, whole, node = one * ranks, capacity(), largest_node()
+    advice = "lower cpus, gpus or workers in the recipe, or take a larger cluster"
+    if not wanted.fits(whole):
+        raise UserError(
+            f"{name} needs {wanted.cpus} CPUs and {wanted.gpus:g} GPUs and the cluster has {whole.cpus} and "
+            f"{whole.gpus:g}; {advice}"
+        )
+    if not one.fits(node):
+        raise UserError(
+            f"{name} needs {one.cpus} CPUs and {one.gpus:g} GPUs on one node and the largest has {node.cpus} and "
+            f"{node.gpus:g}; {advice}"
+        )
+
+
 class Tasks(_Queue):
     """Independent tasks: as many at once as fit, urgent ones first."""
 
@@ -150,7 +188,7 @@ class Tasks(_Queue):
                 )
                 running[remote.remote(*job.arguments)] = job
                 busy = busy + job.needs
-            ready, _ = ray.wait(list(running), timeout=POLL)
+            ready = _wait(list(running))
             self.tick()
             for reference in ready:
                 job = running.pop(reference)
@@ -186,7 +224,7 @@ class Groups(_Queue):
                     group.start(job)
                     running[group] = job
                     busy = busy + self.needs * self.ranks
-                ray.wait([r for group in running for r in group.references], timeout=POLL)
+                _wait([r for group in running for r in group.waiting()])
                 self.tick()
                 for group in [g for g in running if g.settled()]:
                     job = running.pop(group)
@@ -214,7 +252,7 @@ class _Group:
                 num_cpus=needs.cpus,
                 num_gpus=needs.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=rank),
-            ).remote(rank, ranks)
+            ).remote(rank, ranks, needs.gpus)
             for rank in range(ranks)
         ]
         address = self.actors[0].open.remote()
@@ -225,20 +263,31 @@ class _Group:
     def start(self, job: _Job) -> None:
         self.references = [*self._joined, *(actor.run.remote(job.function, job.arguments) for actor in self.actors)]
 
+    def waiting(self) -> list[Any]:
+        """What is still to come from the ranks."""
+        return self._sorted()[1]
+
     def settled(self) -> bool:
-        """All ranks are through, or one failed and the others had a moment to say why."""
-        ready, waiting = ray.wait(self.references, num_returns=len(self.references), timeout=0)
-        if waiting and self._failed_at is None and any(_error_of(r) is not None for r in ready):
-            self._failed_at = time.monotonic()
-        return not waiting or (self._failed_at is not None and time.monotonic() - self._failed_at > 10)
+        """All ranks are through, or one failed and said why, or the others had time enough to say it."""
+        ready, waiting = self._sorted()
+        errors = [error for r in ready if (error := _error_of(r)) is not None]
+        if not errors or not waiting:
+            return not waiting
+        self._failed_at = self._failed_at or time.monotonic()
+        return min(map(_weight, errors)) < 2 or time.monotonic() - self._failed_at > PATIENCE
 
     def result(self) -> Any:
         """Rank 0's result, or the most telling of the errors: the user's, then a crash, then what it led to."""
-        ready, _ = ray.wait(self.references, num_returns=len(self.references), timeout=0)
+        ready, waiting = self._sorted()
         errors = [error for r in ready if (error := _error_of(r)) is not None]
-        if errors:
-            raise min(errors, key=_weight)
-        return ray.get(self.references[len(self._joined)])
+        if not errors:
+            return ray.get(self.references[len(self._joined)])
+        first = min(errors, key=_weight)
+        raise LostRank if waiting and _weight(first) == 2 else first
+
+    def _sorted(self) -> tuple[list[Any], list[Any]]:
+        ready, waiting = ray.wait(self.references, num_returns=len(self.references), timeout=0)
+        return list(ready), list(waiting)
 
     def kill(self) -> None:
         for actor in self.actors:
@@ -249,8 +298,8 @@ class _Group:
 class _Rank:
     """One rank: a process that joins a process group and then runs what it is given."""
 
-    def __init__(self, rank: int, ranks: int):
-        self.rank, self.ranks = rank, ranks
+    def __init__(self, rank: int, ranks: int, gpus: float):
+        self.rank, self.ranks, self.gpus = rank, ranks, gpus
         self._store: Any = None
 
     def open(self) -> tuple[str, int]:
@@ -264,10 +313,19 @@ class _Rank:
     def join(self, address: tuple[str, int]) -> None:
         from kdscale.training import ranks
 
-        ranks.join(self.rank, self.ranks, address, self._store)
+        ranks.join(self.rank, self.ranks, address, self._store, self.gpus > 0)
 
     def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(*arguments)
+
+
+def _wait(references: list[Any]) -> list[Any]:
+    """Those that are ready, after at most a poll."""
+    if not references:
+        time.sleep(POLL)
+        return []
+    ready, _ = ray.wait(references, timeout=POLL)
+    return list(ready)
 
 
 def cause_of(error: BaseException) -> BaseException:

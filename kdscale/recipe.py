@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """Base of every part of a recipe: frozen, and unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSpec(BaseModel):
@@ -108,8 +108,8 @@ class Training(Section):
     """Epochs between checkpoints."""
     cpus: int = Field(1, ge=1)
     """CPU cores, and threads, of one process."""
-    gpus: float | Literal["auto"] = "auto"
-    """GPUs of one process; auto takes one each where the cluster has any."""
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs of one process; auto takes one each where the cluster has any, 0 keeps to the CPU."""
 
 
 class Teachers(Training):
@@ -162,6 +162,8 @@ class Student(Training):
     def _seeds_differ(self) -> "Student":
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: each student needs its own seed")
+        if self.gpus not in ("auto", 0, 1):
+            raise ValueError(f"gpus: a rank takes 0 or 1 GPU or auto, not {self.gpus}; more ranks are student.workers")
         return self
 
 
@@ -314,7 +316,9 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"the field {where} is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    if problem["type"] == "value_error":  # a section's own check, which names the field
+        return f"{where}.{message}" if where else message
+    return f"{where}: {message}"
 
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
@@ -333,6 +337,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         data = data.model_copy(update={"path": str(_find(data.path, folder))})
     if isinstance(student.deepspeed, str):
         student = student.model_copy(update={"deepspeed": _read_deepspeed(_find(student.deepspeed, folder))})
+    student = student.model_copy(update=_stated_by_deepspeed(student))
     return recipe.model_copy(update={"data": data, "student": student})
 
 
@@ -342,6 +347,21 @@ def _find(path: str, folder: Path) -> Path:
         if candidate.exists():
             return candidate.resolve()
     return given.absolute()
+
+
+def _stated_by_deepspeed(student: Student) -> dict[str, Any]:
+    """What the DeepSpeed configuration says of the recipe's own fields, where the recipe says nothing."""
+    assert isinstance(student.deepspeed, dict)
+    stated: dict[str, Any] = {}
+    optimizer = student.deepspeed.get("optimizer")
+    params = optimizer.get("params") if isinstance(optimizer, dict) else None
+    for name in ("lr", "weight_decay"):
+        value = params.get(name) if isinstance(params, dict) else None
+        if isinstance(value, int | float) and name not in student.model_fields_set:
+            stated[name] = float(value)
+    if "scheduler" in student.deepspeed and "schedule" not in student.model_fields_set:
+        stated["schedule"] = "constant"
+    return stated
 
 
 def _read_deepspeed(path: Path) -> dict[str, Any]:

@@ -152,7 +152,10 @@ def data_import(
         name, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"'{setting}' is not of the form field=value")
-        fields[name.removeprefix("data.")] = yaml.safe_load(value)
+        try:
+            fields[name.removeprefix("data.")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"'{setting}': the value is not valid YAML; quote it") from None
     try:
         section = recipe.Data.model_validate(fields)
     except ValidationError as error:
@@ -282,6 +285,7 @@ def _advance(
     from launcher import local
 
     if fresh and folder.exists():
+        runs.check_is_run(folder)
         with runs.only_driver(folder):
             print(f"{folder} set aside as {runs.set_aside(folder)}", file=sys.stderr)
     runs.check(folder, recipe)

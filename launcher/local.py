@@ -37,9 +37,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address is None:
-        # Workers inherit it; the user's own modules are found from where the command was given.
-        here = str(Path.cwd())
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPATH"] = _python_path()  # workers inherit it
         ray.init(
             address="local",
             num_cpus=cluster.cpus,
@@ -50,7 +48,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
         )
     else:
         try:
-            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}}, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _python_path()}}, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
@@ -62,6 +60,11 @@ def connection(cluster: Cluster) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         ray.shutdown()
+
+
+def _python_path() -> str:
+    """The user's own modules are found from where the command was given."""
+    return os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
 
 
 def _short_folder() -> str:

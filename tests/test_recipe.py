@@ -102,6 +102,27 @@ def test_the_deepspeed_file_is_inlined_from_the_recipes_folder(write, tmp_path: 
         recipes.load(write(SMALL), ["student.deepspeed=none.json"])
 
 
+def test_what_the_deepspeed_file_states_becomes_the_recipes_unless_it_says_otherwise(write, tmp_path: Path) -> None:
+    config = {
+        "optimizer": {"type": "Adam", "params": {"lr": 0.02, "weight_decay": 0.1}},
+        "scheduler": {"type": "WarmupLR"},
+    }
+    recipe = recipes.load(write({**SMALL, "student": {"model": "mlp", "deepspeed": config}}))
+    assert (recipe.student.lr, recipe.student.weight_decay, recipe.student.schedule) == (0.02, 0.1, "constant")
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.dump())
+    assert recipes.load(again).student == recipe.student
+    assert recipes.load(write({**SMALL, "student": {"model": "mlp", "lr": 0.5, "deepspeed": config}})).student.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    "override", ["teachers.epochs=.inf", "student.gpus=0.5", "student.gpus=-1", "teachers.gpus=.nan"]
+)
+def test_numbers_that_make_no_sense_are_refused(write, override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=", maxsplit=1)[0].replace(".", r"\.")):
+        recipes.load(write(SMALL), [override])
+
+
 def test_a_dumped_recipe_reads_back_the_same(write, tmp_path: Path) -> None:
     recipe = recipes.load(write(SMALL), ["data.path=/tmp"])
     again = tmp_path / "again.yaml"

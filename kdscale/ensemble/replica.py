@@ -4,6 +4,7 @@ Weights, data order, dropout and views follow the member's seed alone; the node,
 way change nothing.
 """
 
+import shutil
 from pathlib import Path
 
 from kdscale.data.batches import Batches, Pixels
@@ -23,7 +24,9 @@ from kdscale.training.finished import commit_weights
 from kdscale.training.fit import Plan, fit
 
 
-def train_member(folder: Path, stop: Path, recipe: Recipe, dataset_folder: Path, seed: int, fingerprint: str) -> str:
+def train_member(
+    folder: Path, stop: Path, recipe: Recipe, dataset_folder: Path, seed: int, fingerprint: str, gpus: float
+) -> str:
     """Train member `seed` in its folder; the sha256 of its weights.
 
     Once the file `stop` is there, the state is saved and the replica ends.
@@ -34,10 +37,11 @@ def train_member(folder: Path, stop: Path, recipe: Recipe, dataset_folder: Path,
     """
     with locked(folder / ".lock"):
         if (done := finished(folder, fingerprint)) is not None:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return done
         remove_temporaries(folder)
         teachers = recipe.teachers
-        device = use_device(teachers.cpus)
+        device = use_device(teachers.cpus, gpus)
         dataset = Dataset(dataset_folder, "train")
         manifest = dataset.manifest
         model = zoo.build(teachers.model, manifest.sample.shape, dataset.classes, derive(seed, "weights"))
@@ -46,7 +50,7 @@ def train_member(folder: Path, stop: Path, recipe: Recipe, dataset_folder: Path,
         pixels = Pixels(manifest, recipe.data.normalize, teachers.views, derive(seed, "views"), device)
         batches = Batches(dataset, order, pixels, lambda epoch: epoch + 1, range(order.lanes))
         plan = Plan(order.steps(teachers.epochs), order.samples / order.batch_size, teachers, derive(seed, "steps"))
-        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints = Checkpoints(folder / "checkpoints" / fingerprint[:12])
         status = Status(folder, stage="teachers", job=f"seed-{seed}", seed=seed)
         status.update(state="running", steps=plan.steps)
 
@@ -65,6 +69,6 @@ def train_member(folder: Path, stop: Path, recipe: Recipe, dataset_folder: Path,
 
         fit(engine, batches, objectives.hard, plan, checkpoints, tracker, status, stop.exists)
         checksum = commit_weights(folder, engine.weights(), fingerprint, seed=seed)
-        checkpoints.remove()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         status.update(state="done", step=plan.steps)
         return checksum

@@ -43,8 +43,10 @@ class Slot:
 
     @property
     def path(self) -> str:
-        stem = PurePosixPath(self.shard.rsplit("/", 1)[-1]).stem
-        return f"{self.member}/view-{self.view:03d}/{stem}"
+        """Where it lies in the store; shards that are named by a path or URL get a hash of all of it."""
+        base = PurePosixPath(self.shard.rsplit("/", 1)[-1]).stem
+        unique = "" if "/" not in self.shard else f"-{xxhash.xxh3_64_hexdigest(self.shard.encode())[:8]}"
+        return f"{self.member}/view-{self.view:03d}/{base}{unique}"
 
 
 class StoreInfo(BaseModel):
@@ -179,6 +181,10 @@ class Store:
         self._link(slot, record)
         return record
 
+    def retract(self, slot: Slot) -> None:
+        """Make a slot empty again, for a member that was trained anew."""
+        self._commit_path(slot).unlink(missing_ok=True)
+
     def read(self, slot: Slot, checkpoint: str | None = None) -> Block:
         """A committed block, verified and mapped.
 
@@ -228,7 +234,8 @@ class Store:
             if there.checksum != record.checksum:
                 raise RunFailure(
                     f"{self.folder}: {slot.path} is already committed with checksum {there.checksum} and now came "
-                    f"{record.checksum}; one of the two was made by other weights or data"
+                    f"{record.checksum}; one of the two was made by other weights or data: "
+                    f"remove {path} if it is the first"
                 ) from None
         finally:
             with suppress(FileNotFoundError):

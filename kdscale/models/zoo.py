@@ -41,7 +41,15 @@ def build(spec: ModelSpec, shape: tuple[int, ...], classes: int, seed: int) -> n
         raise UserError(f"model {spec.name}: {error}; its options are {_options(factory)}") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = factory(shape, classes, **spec.options)
+        try:
+            model = factory(shape, classes, **spec.options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"model {spec.name}: cannot be built with {spec.options or 'its defaults'} "
+                f"({type(error).__name__}: {error}); mend the options or the factory"
+            ) from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {spec.name}: the factory returned {type(model).__name__}, not a torch.nn.Module")
     return model

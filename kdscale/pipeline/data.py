@@ -4,12 +4,12 @@ from pathlib import Path
 
 from kdscale.data.importing import import_dataset
 from kdscale.data.manifest import FILE
-from kdscale.errors import UserError
+from kdscale.errors import Stopped, UserError
 from kdscale.files import digest, read_json, remove_temporaries, write_json
-from kdscale.pipeline.run import Run
+from kdscale.pipeline.run import IMPORTED, Run
 from kdscale.tracking.progress import Bars
+from kdscale.tracking.status import stop_file
 
-IMPORTED = "imported.json"
 _FIELDS = {"source", "path", "options", "validation", "test", "image_size", "shard_size"}
 
 
@@ -29,9 +29,13 @@ def work(run: Run, bars: Bars) -> None:
     recipe = run.recipe
     run.dataset.mkdir(parents=True, exist_ok=True)
     remove_temporaries(run.dataset)
-    manifest = import_dataset(
-        recipe.data, recipe.seed, run.dataset, lambda done, total: bars.show("data: samples", done, total)
-    )
+
+    def progress(done: int, total: int) -> None:
+        bars.show("data: samples", done, total)
+        if stop_file(run.folder).exists():
+            raise Stopped
+
+    manifest = import_dataset(recipe.data, recipe.seed, run.dataset, progress)
     check_sample(run)
     write_json(run.dataset / IMPORTED, {"fingerprint": fingerprint(run), "source": _look(recipe.data.path)})
     counts = ", ".join(f"{manifest.samples(split)} {split}" for split in manifest.splits)

@@ -1,9 +1,10 @@
 """Stage 5, evaluate: every model labels the test split into a store of its own; the numbers become results.json."""
 
 import itertools
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking.metrics import merge
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
+
+if TYPE_CHECKING:
+    from kdscale.cluster import Needs
 
 NAME = "evaluate"
 SPLIT = "test"
@@ -79,7 +83,9 @@ def missing(run: Run) -> list[str]:
 
 def work(run: Run, bars: Bars) -> None:
     from kdscale import cluster
+    from kdscale.tracking.wandb import log_results
 
+    start = time.monotonic()
     recipe = run.recipe
     info = StoreInfo(
         dataset=run.manifest.fingerprint,
@@ -103,43 +109,36 @@ def work(run: Run, bars: Bars) -> None:
             if model.name.startswith("teacher")
             else (recipe.student.cpus, recipe.student.gpus)
         )
+        needs = cluster.needs(cpus, gpus)
         tasks.submit(
             f"evaluate {model.name}",
             predict,
             run.folder,
             recipe,
             model,
-            cpus,
-            needs=cluster.needs(cpus, gpus),
+            needs,
+            needs=needs,
             done=labelled.append,
         )
     tasks.run()
     tick()
     results = measure(run, every)
+    results["seconds"] = {**run.seconds(), NAME: round(time.monotonic() - start, 3)}
     _keep_earlier(run)
     sources = [model.folder / METRICS for model in every]
     merge(run.folder, sources, run.folder / METRICS)
-    write_json(run.folder / RESULTS, results)
+    log_results(recipe.tracking.wandb, run.folder, recipe.name, results["fingerprint"], results["splits"])
+    write_json(run.folder / RESULTS, results)  # last: from here on the stage is done
 
 
-def finish(run: Run, seconds: dict[str, float]) -> None:
-    """Note the time of the stages in the results, and send them to W&B."""
-    from kdscale.tracking.wandb import log_results
-
-    results: dict[str, Any] | None = read_json(run.folder / RESULTS)
-    assert results is not None, "the stage has just written them"
-    results["seconds"] = seconds
-    write_json(run.folder / RESULTS, results)
-    log_results(run.recipe.tracking.wandb, run.folder, run.recipe.name, results["fingerprint"], results)
-
-
-def predict(folder: Path, recipe: Recipe, model: Trained, cpus: int) -> str:
+def predict(folder: Path, recipe: Recipe, model: Trained, needs: "Needs") -> str:
     """On a worker: label the test split by one model."""
     from kdscale.logits.producer import label_shard
     from kdscale.pipeline import workers
+    from kdscale.training.engine import use_device
 
     run = Run(folder, recipe)
-    device = workers.device(cpus)
+    device = use_device(needs.cpus, needs.gpus)
     predictor = workers.predictor(model.folder, model.checksum, model.spec, run.manifest, device)
     store = Store.open(folder / NAME, run.manifest.fingerprint, SPLIT)
     dataset, pixels = workers.dataset(run, SPLIT), workers.shared_pixels(run, device)
@@ -149,7 +148,7 @@ def predict(folder: Path, recipe: Recipe, model: Trained, cpus: int) -> str:
 
 
 def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
-    """The results, but for the seconds."""
+    """The results, but for the seconds: a function of the models and the test split alone."""
     from kdscale.data.dataset import Dataset
 
     dataset = Dataset(run.dataset, SPLIT, run.manifest)
@@ -167,7 +166,6 @@ def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
         },
         "splits": {SPLIT: _split(run, y, members, z)},
         "models": _sizes(run, every),
-        "seconds": run.seconds(),
     }
 
 
@@ -237,6 +235,8 @@ def _by_size(run: Run, y: NDArray[np.int64], members: list[NDArray[np.float32]])
 
 
 def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(runs) == 1:
+        return {name: value for name, value in runs[0].items() if name != "seed"}
     names = [name for name in runs[0] if name not in ("seed", "n")]
     return {**{name: float(np.mean([r[name] for r in runs])) for name in names}, "n": runs[0]["n"]}
 
@@ -257,7 +257,10 @@ def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
 
 def _read(store: Store, run: Run, model: Trained) -> NDArray[np.float32]:
     shards = run.manifest.splits[SPLIT]
-    return np.concatenate([store.read(Slot(shard.name, 0, model.member), model.checksum).logits for shard in shards])
+    blocks = [store.read(Slot(shard.name, 0, model.member), model.checksum) for shard in shards]
+    for shard, block in zip(shards, blocks, strict=True):
+        assert len(block.keys) == shard.samples
+    return np.concatenate([block.logits for block in blocks])
 
 
 def _keep_earlier(run: Run) -> None:

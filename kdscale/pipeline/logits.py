@@ -21,7 +21,8 @@ SPLIT = "train"
 
 def store_info(run: Run) -> StoreInfo:
     recipe = run.recipe
-    views = {"views": recipe.data.views.model_dump(), "seed": recipe.seed, "normalize": recipe.data.normalize}
+    made = {"views": recipe.data.views.model_dump(), "seed": recipe.seed} if recipe.logits.views > 1 else "plain"
+    views = {"made": made, "normalize": recipe.data.normalize}
     return StoreInfo(
         dataset=run.manifest.fingerprint,
         split=SPLIT,
@@ -51,10 +52,12 @@ def missing(run: Run) -> list[str]:
     Raises:
         UserError: the store in the run directory was made from another dataset or split.
     """
-    folder = run.folder / NAME
-    store = Store.open(folder, run.manifest.fingerprint, SPLIT) if (folder / FILE).exists() else None
-    if store is None or run.claimed(NAME) != fingerprint(run):
+    if (run.folder / NAME / FILE).exists():
+        Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
+    folder = run.locate(NAME, fingerprint(run))
+    if folder is None or not (folder / FILE).exists():
         return [slot.path for slot in slots(run)]
+    store = Store.open(folder, run.manifest.fingerprint, SPLIT)
     checksums = {member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
     return [
         slot.path
@@ -77,13 +80,16 @@ class Labelling:
         from kdscale import cluster
 
         run = self.run
+        needs = cluster.needs(run.recipe.teachers.cpus, run.recipe.teachers.gpus)
         for number, shard in enumerate(run.manifest.splits[SPLIT]):
-            views = [
-                view
-                for view in range(run.recipe.logits.views)
-                if (record := self.store.record(Slot(shard.name, view, member_name(seed)))) is None
-                or record.checkpoint != checksum
-            ]
+            views = []
+            for view in range(run.recipe.logits.views):
+                slot = Slot(shard.name, view, member_name(seed))
+                record = self.store.record(slot)
+                if record is not None and record.checkpoint != checksum:
+                    self.store.retract(slot)
+                if record is None or record.checkpoint != checksum:
+                    views.append(view)
             self.done += run.recipe.logits.views - len(views)
             if views:
                 tasks.submit(
@@ -95,7 +101,8 @@ class Labelling:
                     checksum,
                     number,
                     views,
-                    needs=cluster.needs(run.recipe.teachers.cpus, run.recipe.teachers.gpus),
+                    needs.gpus,
+                    needs=needs,
                     urgent=True,
                     done=self._count,
                 )
@@ -118,13 +125,14 @@ def work(run: Run, bars: Bars) -> None:
     bars.show("logits: blocks", labelling.done, labelling.total)
 
 
-def label(folder: Path, recipe: Recipe, seed: int, checksum: str, number: int, views: list[int]) -> int:
+def label(folder: Path, recipe: Recipe, seed: int, checksum: str, number: int, views: list[int], gpus: float) -> int:
     """On a worker: label one shard by one member; the number of blocks."""
     from kdscale.logits.producer import label_shard
     from kdscale.pipeline import workers
+    from kdscale.training.engine import use_device
 
     run = Run(folder, recipe)
-    device = workers.device(recipe.teachers.cpus)
+    device = use_device(recipe.teachers.cpus, gpus)
     predictor = workers.predictor(
         teachers.member_folder(run, seed), checksum, recipe.teachers.model, run.manifest, device
     )

@@ -8,6 +8,7 @@ from kdscale.data.manifest import FILE
 from kdscale.pipeline import data, evaluate, logits, report, student, teachers
 from kdscale.pipeline.run import Run, load_recipe
 from kdscale.tracking import status
+from kdscale.training.done import DONE
 
 STALE = 30.0
 """Seconds without a sign of life after which a running job is called silent."""
@@ -51,6 +52,8 @@ def _jobs(run: Run, pattern: str) -> list[dict[str, Any]]:
         state = status.read(folder)
         if not state:
             continue
+        if (folder / DONE).exists():
+            state["state"] = "done"
         if state.get("state") == "running" and time.time() - state.get("time", 0) > STALE:
             state["state"] = "silent"
         left = (state.get("steps", 0) - state.get("step", 0)) / state["rate"] if state.get("rate") else None

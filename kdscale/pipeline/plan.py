@@ -57,6 +57,10 @@ class _Dataset:
 
 def make(run: Run, cores: int) -> Plan:
     """Plan a run; nothing is written and no Ray is started."""
+    import torch
+
+    from kdscale.training.deepspeed_engine import merged_config
+
     recipe = run.recipe
     found = _imported(run) or _unimported(run)
     whole = (run.dataset / FILE).exists() and not data.missing(run)
@@ -73,6 +77,7 @@ def make(run: Run, cores: int) -> Plan:
         "evaluate": len(evaluate.missing(run)) if whole else 1,
     }
     left["report"] = len(report.missing(run)) if not left["evaluate"] else 1
+    merged_config(recipe.student, "cuda" if torch.cuda.is_available() else "cpu")
     speed = _speed()
     teacher, pupil = (_operations(spec, found) / speed for spec in (recipe.teachers.model, recipe.student.model))
     at_once = max(1, cores // recipe.teachers.cpus)

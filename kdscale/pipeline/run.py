@@ -17,6 +17,7 @@ import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ RECIPE = "recipe.yaml"
 MARK = "fingerprint"
 STAGES = "stages.json"
 HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs"})
-"""Fields of teachers and student that say how the work is done, not what comes out."""
+"""Fields of teachers and student that say how the work is done, not what comes out.
+
+So is student.workers, but for rounding and for what dropout draws on each rank: a finished student is not trained
+again for another number of ranks.
+"""
 GROWS = frozenset({"count"})
 """Fields of teachers that add members and leave those that are there as they are."""
 FREE = (
@@ -42,6 +47,15 @@ FREE = (
     *(f"teachers.{field}:" for field in HOW_ONLY | GROWS),
 )
 """What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""
+IMPORTED = "imported.json"
+"""In RUN/data: the import is whole, and what it was of."""
+
+
+@dataclass
+class Account:
+    """Seconds inside a timed stretch that belong to another stage."""
+
+    other: float = 0.0
 
 
 class Run:
@@ -82,6 +96,13 @@ class Run:
         if self._previous(name, fingerprint).exists():
             self.claim(name, fingerprint)
 
+    def locate(self, name: str, fingerprint: str) -> Path | None:
+        """Where the artefact of this fingerprint lies: in RUN/name, set aside, or nowhere."""
+        if self.claimed(name) == fingerprint:
+            return self.folder / name
+        aside = self._previous(name, fingerprint)
+        return aside if aside.exists() else None
+
     def claimed(self, name: str) -> str | None:
         """The fingerprint of the artefact that lies in RUN/name."""
         mark = self.folder / name / MARK
@@ -91,17 +112,21 @@ class Run:
         return self.folder / "previous" / f"{name.replace('/', '-')}-{fingerprint[:12]}"
 
     @contextmanager
-    def timed(self, stage: str, fingerprint: str = "") -> Iterator[None]:
-        """Add the time spent inside to the stage's account, which begins anew for another fingerprint."""
-        start = time.monotonic()
+    def timed(self, stage: str, fingerprint: str = "") -> Iterator["Account"]:
+        """Add the time spent inside to the stage's account, less what is another's."""
+        start, account = time.monotonic(), Account()
         try:
-            yield
+            yield account
         finally:
-            accounts = self._accounts()
-            account = accounts.get(stage)
-            before = account["seconds"] if account and account["fingerprint"] == fingerprint else 0.0
-            spent = round(before + time.monotonic() - start, 3)
-            write_json(self.folder / STAGES, {**accounts, stage: {"fingerprint": fingerprint, "seconds": spent}})
+            self.spend(stage, fingerprint, time.monotonic() - start - account.other)
+
+    def spend(self, stage: str, fingerprint: str, seconds: float) -> None:
+        """Add to a stage's account, which begins anew for another fingerprint."""
+        accounts = self._accounts()
+        account = accounts.get(stage)
+        before = account["seconds"] if account and account["fingerprint"] == fingerprint else 0.0
+        accounts[stage] = {"fingerprint": fingerprint, "seconds": round(before + seconds, 3)}
+        write_json(self.folder / STAGES, accounts)
 
     def seconds(self) -> dict[str, float]:
         """Wall-clock seconds by stage, over all commands that worked on its present artefact."""
@@ -130,15 +155,21 @@ def open_run(folder: Path, recipe: Recipe, fresh: bool = False) -> tuple[Run, li
 
 def set_aside(folder: Path) -> Path:
     """Rename a run directory to a free name beside it."""
-    if not (folder / RECIPE).exists() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder}: not a run directory (it has no {RECIPE}), so --fresh does not touch it; take another --out"
-        )
+    check_is_run(folder)
     number = 1
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     folder.rename(aside)
     return aside
+
+
+def check_is_run(folder: Path) -> None:
+    """Refuse a file, and a folder that holds something else than a run."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a directory with --out")
+    leftovers = any(not entry.name.startswith(".") for entry in folder.iterdir())
+    if leftovers and not (folder / RECIPE).exists():
+        raise UserError(f"{folder}: not a run directory (it has no {RECIPE}) and not empty; take another --out")
 
 
 def check(folder: Path, recipe: Recipe) -> list[str]:
@@ -149,17 +180,15 @@ def check(folder: Path, recipe: Recipe) -> list[str]:
     """
     if not folder.exists():
         return []
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give a directory with --out")
+    check_is_run(folder)
     if not (folder / RECIPE).exists():
-        leftovers = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
-        if leftovers:
-            raise UserError(f"{folder}: not a run directory (it has no {RECIPE}) and not empty; take another --out")
         return []
     old = load_recipe(folder)
     changes = recipes.differences(old, recipe)
+    imported = (folder / "data" / IMPORTED).exists()
+    trained = any(folder.glob("teachers/*/done.json"))
     fatal = [change for change in changes if not change.startswith(FREE)]
-    if fatal:
+    if any(trained if change.startswith("teachers.") else imported for change in fatal):
         more = f" and {len(fatal) - 3} more" if len(fatal) > 3 else ""
         raise UserError(
             f"{folder}: holds a run of a different recipe ({'; '.join(fatal[:3])}{more}); "

@@ -48,16 +48,35 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             if stage not in LOCAL and not connected:
                 with run.timed("ray"):
                     stack.enter_context(connect())
+                preflight(run)
                 connected = True
             start = time.monotonic()
-            with run.timed(stage, identity(run, stage)):
+            with run.timed(stage, identity(run, stage)) as account:
                 if stage == "teachers" and last != "teachers":
-                    teachers.work(run, bars, then=logits.Labelling(run, bars))
+                    account.other = teachers.work(run, bars, then=logits.Labelling(run, bars))
                 else:
                     MODULES[stage].work(run, bars)
+            if account.other:
+                run.spend("logits", identity(run, "logits"), account.other)
             bars.say(f"{stage}: done in {time.monotonic() - start:.1f} s")
-            if stage == "evaluate":
-                evaluate.finish(run, run.seconds())
+
+
+def preflight(run: Run) -> None:
+    """Find what would stop a later stage before an earlier one spends its time.
+
+    Raises:
+        UserError: a model that cannot be built, a DeepSpeed JSON that contradicts the recipe, too small a cluster.
+    """
+    from kdscale import cluster
+    from kdscale.models import zoo
+    from kdscale.training.deepspeed_engine import merged_config
+
+    recipe, needs = student.placed(run.recipe)
+    merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
+    for spec in (recipe.teachers.model, recipe.student.model):
+        zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
+    cluster.check_fits("a teacher", cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus))
+    cluster.check_fits("the student", needs, recipe.student.workers)
 
 
 def identity(run: Run, stage: str) -> str:

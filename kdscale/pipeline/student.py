@@ -1,15 +1,19 @@
 """Stage 4, student: DeepSpeed ranks train the student from the store, and its control from the labels alone."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdscale.files import digest
 from kdscale.pipeline import logits, teachers
 from kdscale.pipeline.run import HOW_ONLY, Run
+from kdscale.recipe import Recipe
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
 from kdscale.training.done import finished
+
+if TYPE_CHECKING:
+    from kdscale.cluster import Needs
 
 SOFT_ONLY = {"temperature", "hard_weight"}
 """Fields that a control does not depend on."""
@@ -55,8 +59,13 @@ def fingerprint(run: Run, job: Job) -> str:
 
 def finished_jobs(run: Run) -> dict[Job, str]:
     """The sha256 of the weights of each job that is finished."""
-    found = {job: finished(run.folder / job_folder(run, job), fingerprint(run, job)) for job in jobs(run)}
-    return {job: checksum for job, checksum in found.items() if checksum is not None}
+    found: dict[Job, str] = {}
+    for job in jobs(run):
+        folder = run.locate(job_folder(run, job), fingerprint(run, job))
+        checksum = folder and finished(folder, fingerprint(run, job))
+        if checksum:
+            found[job] = checksum
+    return found
 
 
 def missing(run: Run) -> list[str]:
@@ -64,13 +73,29 @@ def missing(run: Run) -> list[str]:
     return [job_name(job) for job in jobs(run) if job not in done]
 
 
+def placed(recipe: Recipe) -> tuple[Recipe, "Needs"]:
+    """The recipe with as many ranks as the cluster has places for, and what each needs.
+
+    With "auto" each rank takes a GPU; where there are fewer GPUs than ranks, as many ranks as GPUs share the lanes,
+    which changes nothing in the batches.
+    """
+    from kdscale import cluster
+
+    student = recipe.student
+    needs = cluster.needs(student.cpus, student.gpus)
+    ranks = student.workers
+    if student.gpus == "auto" and needs.gpus:
+        most = min(ranks, int(cluster.capacity().gpus))
+        ranks = max(r for r in range(1, most + 1) if student.workers % r == 0)
+    return recipe.model_copy(update={"student": student.model_copy(update={"workers": ranks})}), needs
+
+
 def work(run: Run, bars: Bars) -> None:
     from kdscale import cluster
     from kdscale.pipeline.student_rank import train_student
-    from kdscale.training.deepspeed_engine import merged_config
 
-    recipe, student = run.recipe, run.recipe.student
-    merged_config(student, "cuda" if cluster.needs(1, student.gpus).gpus else "cpu")
+    recipe, needs = placed(run.recipe)
+    student = recipe.student
     done = finished_jobs(run)
     todo = [job for job in jobs(run) if job not in done]
     folders = {job: run.claim(job_folder(run, job), fingerprint(run, job)) for job in todo}
@@ -87,9 +112,7 @@ def work(run: Run, bars: Bars) -> None:
 
         return finished_job
 
-    groups = cluster.Groups(
-        tick, stop_file(run.folder).exists, student.workers, cluster.needs(student.cpus, student.gpus)
-    )
+    groups = cluster.Groups(tick, stop_file(run.folder).exists, student.workers, needs)
     for job in todo:
         groups.submit(
             job_name(job),
@@ -100,7 +123,8 @@ def work(run: Run, bars: Bars) -> None:
             folders[job],
             fingerprint(run, job),
             members,
-            needs=groups.needs,
+            needs.gpus,
+            needs=needs,
             done=finish(job),
         )
     groups.run()

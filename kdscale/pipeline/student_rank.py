@@ -23,12 +23,19 @@ from kdscale.training import objectives
 from kdscale.training.checkpoints import Checkpoints
 from kdscale.training.deepspeed_engine import DeepSpeedEngine
 from kdscale.training.done import finished
+from kdscale.training.engine import use_device
 from kdscale.training.finished import commit_weights
 from kdscale.training.fit import Plan, fit
 
 
 def train_student(
-    folder: Path, recipe: Recipe, job: student.Job, job_folder: Path, fingerprint: str, members: dict[str, str]
+    folder: Path,
+    recipe: Recipe,
+    job: student.Job,
+    job_folder: Path,
+    fingerprint: str,
+    members: dict[str, str],
+    gpus: float,
 ) -> str:
     """On every rank of a group: train one student or control; the sha256 of its weights.
 
@@ -41,10 +48,11 @@ def train_student(
     with locked(job_folder / ".lock") if rank == 0 else contextlib.nullcontext():
         dist.barrier()
         if (done := finished(job_folder, fingerprint)) is not None:
+            shutil.rmtree(job_folder / "checkpoints", ignore_errors=True)
             return done
         if rank == 0:
             remove_temporaries(job_folder)
-        device = workers.device(settings.cpus)
+        device = use_device(settings.cpus, gpus)
         dataset = workers.dataset(run, logits.SPLIT)
         manifest = run.manifest
         model = zoo.build(settings.model, manifest.sample.shape, dataset.classes, derive(seed, "student", "weights"))
@@ -71,7 +79,7 @@ def train_student(
         plan = Plan(
             order.steps(settings.epochs), order.samples / order.batch_size, settings, derive(seed, "student", "steps")
         )
-        checkpoints = Checkpoints(job_folder / "checkpoints" / f"world-{world}")
+        checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{world}")
         report = Status(job_folder, active=rank == 0, stage="student", job=student.job_name(job), seed=seed)
         report.update(state="running", steps=plan.steps)
 

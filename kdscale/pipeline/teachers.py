@@ -1,5 +1,6 @@
 """Stage 2, teachers: Ray trains the members, as many at once as fit, each from its own last checkpoint."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +47,12 @@ def missing(run: Run) -> list[str]:
     return [f"seed-{seed}" for seed in run.recipe.teachers.seeds if seed not in done]
 
 
-def work(run: Run, bars: Bars, then: Then | None = None) -> None:
-    """Train the members that are missing; `then` may queue work for each that is finished."""
+def work(run: Run, bars: Bars, then: Then | None = None) -> float:
+    """Train the members that are missing; `then` may queue work for each that is finished.
+
+    Returns:
+        The seconds at the end in which all members were finished and only such work was left.
+    """
     from kdscale import cluster
     from kdscale.ensemble.replica import train_member
 
@@ -60,14 +65,19 @@ def work(run: Run, bars: Bars, then: Then | None = None) -> None:
         for seed, folder in folders.items():
             show_job(bars, f"  teacher seed-{seed}", status.read(folder), seed in done)
 
+    last = time.monotonic()
+
     def finish(seed: int) -> Callable[[str], None]:
         def finished_member(checksum: str) -> None:
+            nonlocal last
+            last = time.monotonic()
             done[seed] = checksum
             if then is not None:
                 then(tasks, seed, checksum)
 
         return finished_member
 
+    needs = cluster.needs(teachers.cpus, teachers.gpus)
     tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
     if then is not None:
         for seed, checksum in list(done.items()):
@@ -83,12 +93,14 @@ def work(run: Run, bars: Bars, then: Then | None = None) -> None:
                 run.dataset,
                 seed,
                 fingerprint(run, seed),
-                needs=cluster.needs(teachers.cpus, teachers.gpus),
+                needs.gpus,
+                needs=needs,
                 retries=teachers.retries,
                 done=finish(seed),
             )
     tasks.run()
     tick()
+    return time.monotonic() - last
 
 
 def show_job(bars: Bars, name: str, state: dict[str, object], done: bool) -> None:

@@ -10,12 +10,7 @@ from kdscale.data.dataset import Dataset
 from kdscale.data.manifest import Manifest
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec
-from kdscale.training.engine import use_device
 from kdscale.training.finished import Predictor, load_predictor
-
-
-def device(cpus: int) -> torch.device:
-    return use_device(cpus)
 
 
 def dataset(run: Run, split: str) -> Dataset:

@@ -14,6 +14,7 @@ from kdscale.files import read_json, write_text
 
 FILE = "status.json"
 _INTERVAL = 0.5
+"""Seconds between two writes."""
 
 
 class Status:

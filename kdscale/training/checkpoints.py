@@ -42,10 +42,6 @@ class Checkpoints:
                 if old.is_dir() and old.name != name:
                     shutil.rmtree(old, ignore_errors=True)
 
-    def remove(self) -> None:
-        """Delete them all, once the finished weights are committed."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
 
 def _meet(engine: Engine) -> None:
     if engine.world > 1:

@@ -35,6 +35,9 @@ def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
     assert isinstance(student.deepspeed, dict)
     config = copy.deepcopy(student.deepspeed)
     name = "student.deepspeed"
+    for key in ("fp16", "bf16", "zero_optimization", "optimizer", "scheduler", "torch_autocast"):
+        if key in config and not isinstance(config[key], dict):
+            raise UserError(f"{name}: {key} is {config[key]!r}; DeepSpeed wants an object there, such as {{...}}")
 
     def given(key: str) -> int | None:
         value = config.get(key)
@@ -62,6 +65,7 @@ def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
             f"{name}: train_micro_batch_size_per_gpu {micro} x gradient_accumulation_steps {accumulation or 1} "
             f"x student.workers {student.workers} is not the recipe's student.batch_size {student.batch_size}"
         )
+    config.setdefault("gradient_clipping", 0.0)  # DeepSpeed's own default is to clip at 1
     config["train_batch_size"] = student.batch_size
     config["train_micro_batch_size_per_gpu"] = micro
     config["gradient_accumulation_steps"] = per_rank // micro
@@ -71,8 +75,7 @@ def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
         raise UserError(f"{name}: fp16 and bf16 are both enabled; take one")
     if fp16 and device_type == "cpu":
         raise UserError(f"{name}: fp16 does not work on a CPU; take bf16 or float32")
-    stage = (config.get("zero_optimization") or {}).get("stage", 0)
-    if bf16 and stage == 0:
+    if bf16 and _stage(config) == 0:
         raise UserError(
             f"{name}: bf16 with ZeRO stage 0 steps the optimiser once too often in DeepSpeed; "
             "set zero_optimization.stage to 1, or use torch_autocast"
@@ -81,17 +84,18 @@ def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
 
 
 def _check_optimizer(config: dict[str, Any], student: Student, name: str) -> None:
-    params = (config.get("optimizer") or {}).get("params", {})
+    """Fill in the optimiser's numbers from the recipe; what both say must be equal."""
+    params = config["optimizer"].setdefault("params", {}) if "optimizer" in config else {}
     for key, recipe_value in (("lr", student.lr), ("weight_decay", student.weight_decay)):
-        value = params.get(key)
+        value = params.setdefault(key, recipe_value)
         if value == "auto":
             params[key] = recipe_value
-        elif value is not None and key in student.model_fields_set and float(value) != recipe_value:
+        elif float(value) != recipe_value:
             raise UserError(
                 f"{name}: optimizer.params.{key} is {value} but the recipe's student.{key} is {recipe_value}; "
                 "make them equal or leave one out"
             )
-    if "scheduler" in config and "schedule" in student.model_fields_set and student.schedule != "constant":
+    if "scheduler" in config and student.schedule != "constant":
         raise UserError(
             f"{name}: has a scheduler, and the recipe has student.schedule = {student.schedule}; leave one out"
         )
@@ -101,9 +105,13 @@ def _enabled(config: dict[str, Any], key: str) -> bool:
     return bool((config.get(key) or {}).get("enabled", False))
 
 
-def prepare() -> None:
+def _stage(config: dict[str, Any]) -> int:
+    return int((config.get("zero_optimization") or {}).get("stage", 0))
+
+
+def prepare(device: torch.device) -> None:
     """Settings that must stand before DeepSpeed is first used in a process."""
-    if not torch.cuda.is_available():
+    if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed.ops
 
@@ -116,7 +124,7 @@ class DeepSpeedEngine:
     """One rank of a DeepSpeed engine; the process group must be up."""
 
     def __init__(self, model: nn.Module, student: Student, device: torch.device):
-        prepare()
+        prepare(device)
         import deepspeed
 
         config = merged_config(student, device.type)
@@ -139,6 +147,8 @@ class DeepSpeedEngine:
                 f"student.deepspeed: DeepSpeed refuses this configuration ({_first_line(error)})"
             ) from error
         self.engine.checkpoint_engine = _safe_checkpoint_engine()
+        if self.world == 1 and _stage(config) == 0:
+            self.engine.enable_backward_allreduce = False  # a copy to and fro, with nobody to reduce with
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}
         self.dtype = next((dtype for key, dtype in low.items() if _enabled(config, key)), torch.float32)
 

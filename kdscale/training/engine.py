@@ -54,7 +54,8 @@ class TorchEngine:
         self.device = device
         self.format = place(model, device)
         self.model = model.train()
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)
+        trained = [parameter for _, parameter in self._trained()]
+        self.optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=weight_decay, fused=True)
         self.autocast = precision == "bfloat16"
         self.max_norm = max_norm
 
@@ -73,7 +74,7 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained():
             tensors.update({f"{kind}.{name}": t for kind, t in self.optimizer.state[parameter].items()})
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
@@ -83,23 +84,31 @@ class TorchEngine:
         own = self.model.state_dict()
         for name, tensor in own.items():
             tensor.copy_(tensors[f"model.{name}"])
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained():
+            if f"step.{name}" not in tensors:
+                continue  # never had a gradient
             self.optimizer.state[parameter] = {
                 "step": tensors[f"step.{name}"],
                 "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
                 "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
             }
 
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
     def weights(self) -> dict[str, Tensor]:
         return {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
 
 
-def use_device(cpus: int) -> torch.device:
-    """The device of this process, with torch set to `cpus` threads and to repeatable kernels."""
+def use_device(cpus: int, gpus: float) -> torch.device:
+    """The device of this process, with torch set to `cpus` threads and to repeatable kernels.
+
+    Ray does not hide the GPUs of a node from a process that asked for none, hence `gpus`.
+    """
     torch.set_num_threads(cpus)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
 def place(model: nn.Module, device: torch.device) -> torch.memory_format:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from kdscale.data.batches import Batch
 from kdscale.errors import RunFailure, Stopped
@@ -26,7 +27,9 @@ from kdscale.training.schedules import learning_rate
 LOG_POINTS = 100
 """About as many rows of metrics as a job writes."""
 MOST_BETWEEN = 50
-"""Steps after which a stop request is seen at the latest."""
+"""Steps between two rows at most."""
+LOOK_EVERY = 2.0
+"""Seconds, about, between two looks for a stop request."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def fit(
     record = tracker(start) if engine.rank == 0 else None
     meter = Meter(engine)
     settings = plan.settings
-    clock, clocked = time.monotonic(), start
+    clock, look = time.monotonic(), start + 1
     try:
         for step in range(start, plan.steps):
             torch.manual_seed(derive(plan.seed, "step", step, engine.rank))
@@ -80,9 +83,19 @@ def fit(
             meter.add(engine.step(batches(step), objective, lr))
             done = step + 1
             save = done % plan.checkpoint_every == 0 and done < plan.steps
-            if not (save or done % plan.log_every == 0 or done == plan.steps):
+            row = save or done % plan.log_every == 0 or done == plan.steps
+            if not (row or done == look):
                 continue
-            means, stop = meter.means(should_stop())
+            seconds = (time.monotonic() - clock) / (done - start)
+            stop, seconds = meter.agree(should_stop(), seconds)
+            look = done + max(1, min(plan.log_every, round(LOOK_EVERY / max(seconds, 1e-9))))
+            if not row:
+                if stop:
+                    checkpoints.save(engine, done)
+                    raise Stopped(f"saved after step {done}")
+                status.update(step=done, steps=plan.steps, epoch=round(done / plan.steps_per_epoch, 3))
+                continue
+            means = meter.means()
             if not math.isfinite(means["loss"]):
                 raise RunFailure(
                     f"the loss is {means['loss']} after step {done} of {plan.steps} (seed {plan.seed}); "
@@ -91,8 +104,8 @@ def fit(
             epoch = done / plan.steps_per_epoch
             if record is not None:
                 record.log(done, epoch=round(epoch, 6), lr=lr, **means)
-            rate = (done - clocked) / max(time.monotonic() - clock, 1e-9)
-            status.update(step=done, steps=plan.steps, epoch=round(epoch, 3), loss=means["loss"], rate=round(rate, 2))
+            rate = round(1 / max(seconds, 1e-9), 2)
+            status.update(step=done, steps=plan.steps, epoch=round(epoch, 3), loss=means["loss"], rate=rate)
             if save or (stop and done < plan.steps):
                 checkpoints.save(engine, done)
             if stop and done < plan.steps:
@@ -118,18 +131,21 @@ class Meter:
             self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach().clone()
         self._count += 1
 
-    def means(self, flag: bool) -> tuple[dict[str, float], bool]:
-        """The means since the last call, and whether any rank raised its flag."""
+    def means(self) -> dict[str, float]:
+        """The means since the last call, over steps and ranks."""
         names = sorted(self._sums)
-        values = torch.stack(
-            [
-                *(self._sums[n].double() / self._count for n in names),
-                torch.tensor(float(flag)).to(self.engine.device).double(),
-            ]
-        )
+        values = torch.stack([self._sums[name].double() / self._count for name in names])
+        self._sums, self._count = {}, 0
+        return dict(zip(names, self._over_ranks(values), strict=True))
+
+    def agree(self, stop: bool, seconds: float) -> tuple[bool, float]:
+        """Whether any rank was asked to stop, and the mean of the ranks' seconds a step."""
+        values = torch.tensor([float(stop), seconds], dtype=torch.float64, device=self.engine.device)
+        stops, mean = self._over_ranks(values)
+        return stops > 0, mean
+
+    def _over_ranks(self, values: Tensor) -> list[float]:
         if self.engine.world > 1:
             dist.all_reduce(values)
-            values[:-1] /= self.engine.world
-        *means, flags = values.tolist()
-        self._sums, self._count = {}, 0
-        return dict(zip(names, means, strict=True)), flags > 0
+            values /= self.engine.world
+        return list(map(float, values.tolist()))

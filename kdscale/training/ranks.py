@@ -16,11 +16,11 @@ def open_rendezvous(host: str, ranks: int) -> TCPStore:
     return TCPStore(host, 0, ranks, is_master=True, wait_for_workers=False, timeout=LIMIT)
 
 
-def join(rank: int, ranks: int, address: tuple[str, int], store: TCPStore | None = None) -> None:
-    """Become one of `ranks`: NCCL where there is a GPU for this process, else gloo."""
+def join(rank: int, ranks: int, address: tuple[str, int], store: TCPStore | None, gpu: bool) -> None:
+    """Become one of `ranks`: over NCCL where each has a GPU of its own, else over gloo."""
     host, port = address
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK="0", MASTER_ADDR=host, MASTER_PORT=str(port))
     dist.distributed_c10d.default_pg_timeout = LIMIT  # ZeRO's own groups take it from here
     store = store or TCPStore(host, port, ranks, is_master=False, timeout=LIMIT)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "nccl" if gpu and torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=LIMIT)

@@ -56,6 +56,24 @@ def test_the_same_block_twice_is_harmless_and_another_is_refused(store: Store) -
     assert (store.read(SLOT).logits == Z).all()
 
 
+def test_shards_of_one_base_name_have_slots_of_their_own(store: Store) -> None:
+    slots = [
+        Slot(name, 0, "seed-0") for name in ("/a/test-0.tar", "/b/test-0.tar", "http://c/test-0.tar", "test-0.tar")
+    ]
+    for number, slot in enumerate(slots):
+        store.commit(slot, KEYS, Z + number, "checkpoint", "shard")
+    for number, slot in enumerate(slots):
+        assert (store.read(slot).logits == Z + number).all()
+
+
+def test_a_retracted_slot_takes_another_block(store: Store) -> None:
+    store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
+    store.retract(SLOT)
+    assert store.record(SLOT) is None
+    store.commit(SLOT, KEYS, Z + 1, "retrained", "shard")
+    assert (store.read(SLOT, "retrained").logits == Z + 1).all()
+
+
 def test_nothing_is_visible_before_the_commit(store: Store, monkeypatch) -> None:
     monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):

@@ -64,6 +64,9 @@ def test_changes_downstream_of_the_members_go_on_in_the_same_directory(tmp_path:
 )
 def test_a_run_of_a_different_recipe_is_refused_and_says_what_differs(tmp_path: Path, change: dict) -> None:
     open_run(tmp_path / "r", recipe())
+    for made in ("data/imported.json", "teachers/seed-0/done.json"):
+        (tmp_path / "r" / made).parent.mkdir(parents=True)
+        (tmp_path / "r" / made).write_text("{}")
     before = (tmp_path / "r" / "recipe.yaml").read_text()
     with pytest.raises(UserError, match="holds a run of a different recipe") as caught:
         open_run(tmp_path / "r", recipe(**change))
@@ -72,6 +75,16 @@ def test_a_run_of_a_different_recipe_is_refused_and_says_what_differs(tmp_path: 
     assert str(value) in str(caught.value)
     assert "--fresh" in str(caught.value)
     assert (tmp_path / "r" / "recipe.yaml").read_text() == before
+
+
+def test_a_mistake_can_be_mended_in_the_same_directory_while_nothing_is_made(tmp_path: Path) -> None:
+    open_run(tmp_path / "r", recipe(data__path="/typo"))
+    open_run(tmp_path / "r", recipe(data__path="/right", teachers__model="convnet"))
+    (tmp_path / "r" / "data").mkdir()
+    (tmp_path / "r" / "data" / "imported.json").write_text("{}")
+    open_run(tmp_path / "r", recipe(data__path="/right", teachers__lr=1e-4, teachers__model="convnet"))
+    with pytest.raises(UserError, match=r"data\.path"):
+        open_run(tmp_path / "r", recipe(data__path="/other", teachers__model="convnet"))
 
 
 def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:

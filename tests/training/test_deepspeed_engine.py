@@ -58,6 +58,7 @@ def test_batch_sizes_are_filled_in(deepspeed: dict, micro: int, accumulation: in
             "params.lr is 0.1 but the recipe's student.lr is 0.2",
         ),
         ({"scheduler": {"type": "WarmupLR"}}, {"schedule": "cosine"}, "leave one out"),
+        ({"fp16": True}, {}, "fp16 is True; DeepSpeed wants an object there"),
     ],
 )
 def test_contradictions_are_refused_by_name(deepspeed: dict, fields: dict, sentence: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdscale.data.batches import Batches, Pixels
+from kdscale.data.batches import Batch, Batches, Pixels
 from kdscale.data.dataset import Dataset
 from kdscale.data.order import Order
 from kdscale.errors import RunFailure, Stopped
@@ -108,6 +108,24 @@ def test_it_learns(dataset_folder: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_a_failure_and_is_not_saved(dataset_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFailure, match=r"the loss is (nan|inf) after step \d+ of"):
         train(dataset_folder, tmp_path, lr=1e30)
+
+
+def test_frozen_and_unused_parameters_resume(tmp_path: Path) -> None:
+    def engine() -> TorchEngine:
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 3))
+        net[0].requires_grad_(False)
+        net.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
+        return TorchEngine(net, CPU)
+
+    first, second = engine(), engine()
+    batch = Batch(torch.randn(8, 4), torch.arange(8) % 3)
+    first.step(batch, objectives.hard, 0.1)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    for each in (first, second):
+        each.step(batch, objectives.hard, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(first.weights().values(), second.weights().values(), strict=True))
 
 
 def test_max_norm_bounds_each_unit() -> None:
