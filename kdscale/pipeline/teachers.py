@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdscale.files import digest
 from kdscale.pipeline.run import GROWS, HOW_ONLY, Run
@@ -103,10 +103,11 @@ def work(run: Run, bars: Bars, then: Then | None = None) -> float:
     return time.monotonic() - last
 
 
-def show_job(bars: Bars, name: str, state: dict[str, object], done: bool) -> None:
+def show_job(bars: Bars, name: str, state: dict[str, Any], done: bool) -> None:
     """A bar for a job that is training; none before and after."""
     step, steps = state.get("step"), state.get("steps")
     if done or state.get("state") != "running" or not isinstance(step, int) or not isinstance(steps, int):
         bars.hide(name)
     else:
-        bars.show(name, step, steps, f"epoch {state.get('epoch')} loss {state.get('loss', 0.0):.4f}")
+        loss = f" loss {state['loss']:.4f}" if "loss" in state else ""
+        bars.show(name, step, steps, f"epoch {state.get('epoch', 0):.1f}{loss}")
