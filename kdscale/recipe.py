@@ -136,8 +136,16 @@ class Teachers(Training):
 class Logits(Section):
     """How the members' outputs are stored."""
 
-    codec: Literal["dense"] = "dense"
-    dtype: Literal["float16", "float32"] = "float16"
+    codec: Literal["dense", "topk", "sampled"] = "dense"
+    """dense: every logit; topk: the k largest and the tail's mass; sampled: unbiased counts of a few draws."""
+    dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
+    """Type of dense logits; int8 keeps an offset and a scale for each row."""
+    k: int = Field(32, ge=1)
+    """Logits that topk keeps."""
+    draws: int = Field(12, ge=1)
+    """Draws a row and member that sampled keeps."""
+    temperatures: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
+    """Temperatures that topk (any number) or sampled (one) is to serve; the student's by default."""
     views: int = Field(1, ge=1)
     """Views stored of each sample; view 0 is the plain one."""
 
@@ -212,6 +220,23 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _codec_serves(self) -> "Recipe":
+        logits = self.logits
+        if logits.codec == "dense":
+            return self
+        if self.fusion != "mean_probability":
+            raise ValueError(
+                f"logits.codec: {logits.codec} keeps too little for fusion {self.fusion}; take codec dense"
+            )
+        if logits.temperatures and self.student.temperature not in logits.temperatures:
+            raise ValueError(
+                f"logits.temperatures: {logits.temperatures} lacks student.temperature {self.student.temperature}; add it"
+            )
+        if logits.codec == "sampled" and len(logits.temperatures) > 1:
+            raise ValueError("logits.temperatures: sampled serves one temperature; name one, or take codec topk")
+        return self
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "Recipe":

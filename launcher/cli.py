@@ -43,6 +43,14 @@ data_app = typer.Typer(
     epilog="Example: kdscale data configs/quickstart.yaml; kdscale data import --from folder pictures/ shards/",
 )
 app.add_typer(data_app, name="data")
+logits_app = typer.Typer(
+    cls=DefaultGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Write the members' logits into the store, look at the store, mend it.",
+    epilog="Example: kdscale logits configs/quickstart.yaml; kdscale logits info runs/quickstart",
+)
+app.add_typer(logits_app, name="logits")
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file that says everything about the run.")]
 Overrides = Annotated[
@@ -187,7 +195,7 @@ def teachers(
     _advance("teachers", recipe, overrides, out, dry_run, fresh, as_json)
 
 
-@app.command(epilog="Example: kdscale logits configs/quickstart.yaml")
+@logits_app.command("run", hidden=True)
 def logits(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -198,6 +206,67 @@ def logits(
 ) -> None:
     """Write the members' logits into the store (and whatever comes before)."""
     _advance("logits", recipe, overrides, out, dry_run, fresh, as_json)
+
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+
+
+@logits_app.command("info", epilog="Example: kdscale logits info runs/quickstart --json")
+def logits_info(run: RunFolder, as_json: Json = False) -> None:
+    """Show what the store of a run holds and how true it is to the members."""
+    from kdscale.pipeline import health
+    from kdscale.pipeline.run import Run, load_recipe
+
+    seen = health.info(Run(run.resolve(), load_recipe(run)))
+    if as_json:
+        print(json.dumps(seen))
+        return
+    fidelity, missing = seen.pop("fidelity"), seen.pop("missing")
+    for name, value in seen.items():
+        print(f"{name:<17}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+    print(f"{'missing':<17}{len(missing)} blocks{': ' + ', '.join(missing[:3]) if missing else ''}")
+    if fidelity is not None:
+        print(
+            f"{'fidelity':<17}at T = {fidelity['temperature']:g} on {fidelity['rows']} rows: KL {fidelity['kl']:.2g} nats, "
+            f"top-1 agreement {100 * fidelity['agreement']:.1f}%, ECE {100 * fidelity['ece_gap']:+.2f} points, "
+            f"gradient {fidelity['angle']:.2g} degrees off"
+        )
+
+
+@logits_app.command("fsck", epilog="Example: kdscale logits fsck runs/quickstart --repair")
+def logits_fsck(
+    run: RunFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set bad blocks aside and label their shards again.")
+    ] = False,
+    share: Annotated[float, typer.Option("--share", help="Part of the rows that members label again.")] = 0.001,
+    as_json: Json = False,
+) -> None:
+    """Verify every block of a run's store; exit 1 if any is bad or missing and was not mended."""
+    from kdscale.logits import fsck
+    from kdscale.pipeline import health, stages
+    from kdscale.pipeline import run as runs
+    from launcher import local
+
+    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    with runs.only_driver(opened.folder):
+        found = health.check(opened, share)
+        mended = False
+        if found and repair:
+            store = health.open_store(opened)
+            for fault in found:
+                fsck.quarantine(store, fault)
+            with _bars() as bars:
+                stages.advance(opened, "logits", lambda: local.connection(opened.recipe.cluster), bars)
+            mended = True
+    if as_json:
+        print(json.dumps({"faults": [{"slot": f.slot.path, "what": f.what} for f in found], "mended": mended}))
+    else:
+        for fault in found:
+            print(f"{fault.slot.path}: {fault.what}")
+        print(f"{len(found)} faults{', mended' if mended else ''}")
+    if found and not mended:
+        raise RunFailure(f"{run}: {len(found)} blocks of the store are bad or missing; mend them with --repair")
 
 
 @app.command(epilog="Example: kdscale student configs/quickstart.yaml student.temperature=8")

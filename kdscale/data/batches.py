@@ -6,7 +6,7 @@ on its device.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,8 +20,11 @@ from kdscale.data.order import Order, Rows
 from kdscale.data.shards import Decoded
 from kdscale.recipe import ViewSpec
 
-Join = Callable[[int, Decoded, int], Tensor]
-"""(shard number, decoded shard, view) -> (N, ...) one row for each of the shard's rows."""
+Columns = dict[str, Tensor]
+"""Named tensors with one row for each sample."""
+
+Join = Callable[[int, Decoded, int], Columns]
+"""(shard number, decoded shard, view) -> what is joined to each of the shard's rows."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,18 @@ class Batch:
     """(B, *shape) float32, normalised."""
     y: Tensor
     """(B,) int64 class numbers."""
-    targets: Tensor | None = None
-    """(B, ...) what the join gave."""
+    targets: Columns = field(default_factory=dict)
+    """What the join gave, (B, ...) each."""
 
     def split(self, parts: int) -> list["Batch"]:
         """Equal micro-batches, in order."""
         if parts == 1:
             return [self]
-        targets = self.targets.chunk(parts) if self.targets is not None else [None] * parts
-        return [Batch(*part) for part in zip(self.x.chunk(parts), self.y.chunk(parts), targets, strict=True)]
+        targets = {name: column.chunk(parts) for name, column in self.targets.items()}
+        return [
+            Batch(x, y, {name: chunks[part] for name, chunks in targets.items()})
+            for part, (x, y) in enumerate(zip(self.x.chunk(parts), self.y.chunk(parts), strict=True))
+        ]
 
 
 class Pixels:
@@ -67,7 +73,7 @@ class _Window:
     ids: NDArray[np.uint64]
     y: NDArray[np.int64]
     view: NDArray[np.int64]
-    targets: Tensor | None
+    targets: Columns
 
 
 class Batches:
@@ -96,12 +102,13 @@ class Batches:
             np.concatenate([getattr(window, name)[rows] for window, rows in parts])
             for name in ("x", "ids", "y", "view")
         )
-        targets = [window.targets[rows] for window, rows in parts if window.targets is not None]
+        names = parts[0][0].targets
+        targets = {name: _stack([window.targets[name][rows] for window, rows in parts]) for name in names}
         device = self.pixels.device
         return Batch(
             x=self.pixels(x, ids, view),
             y=torch.from_numpy(y).to(device, non_blocking=True),
-            targets=torch.cat(targets).to(device, non_blocking=True) if targets else None,
+            targets={name: column.to(device, non_blocking=True) for name, column in targets.items()},
         )
 
     def _slices(self, lane: int, step: int) -> list[tuple[_Window, slice]]:
@@ -128,7 +135,7 @@ class Batches:
         shape = self.dataset.manifest.sample.shape
         x: NDArray[np.generic] | None = None
         ids, y = np.empty(n, np.uint64), np.empty(n, np.int64)
-        targets: Tensor | None = None
+        targets: Columns = {}
         for number in np.unique(rows.shard):
             where = np.flatnonzero(rows.shard == number)
             taken = rows.row[where]
@@ -137,9 +144,25 @@ class Batches:
                 x = np.empty((n, *shape), decoded.x.dtype)
             x[where], ids[where], y[where] = decoded.x[taken], decoded.ids[taken], decoded.y[taken]
             if self.join is not None:
-                joined = self.join(int(number), decoded, view)
-                if targets is None:
-                    targets = torch.empty((n, *joined.shape[1:]), dtype=joined.dtype)
-                targets[torch.from_numpy(where)] = joined[torch.from_numpy(taken)]
+                rows_to, rows_from = torch.from_numpy(where), torch.from_numpy(taken)
+                for name, joined in self.join(int(number), decoded, view).items():
+                    targets[name] = _place(targets.get(name), n, rows_to, joined[rows_from])
         assert x is not None
         return _Window(x, ids, y, np.full(n, view, np.int64), targets)
+
+
+def _place(column: Tensor | None, rows: int, where: Tensor, values: Tensor) -> Tensor:
+    """Put rows into a column, which grows in its last dimension to hold the widest."""
+    width = values.shape[-1]
+    if column is None:
+        column = values.new_zeros((rows, *values.shape[1:]))
+    elif column.shape[-1] < width:
+        column = torch.nn.functional.pad(column, (0, width - column.shape[-1]))
+    column[where, ..., :width] = values
+    return column
+
+
+def _stack(columns: list[Tensor]) -> Tensor:
+    """Rows one below the other, padded with zeros to the widest last dimension."""
+    width = max(column.shape[-1] for column in columns)
+    return torch.cat([torch.nn.functional.pad(column, (0, width - column.shape[-1])) for column in columns])

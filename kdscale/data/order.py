@@ -21,6 +21,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from kdscale.seeds import generator
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -100,11 +102,6 @@ def concatenate(parts: list[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
     return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("shard", "row", "epoch")))
-
-
-def generator(*key: int) -> np.random.Generator:
-    """A counter-based generator that depends on its key alone."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 @lru_cache(maxsize=256)

@@ -12,22 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdscale.recipe import ViewSpec
+from kdscale.seeds import uniforms
 
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _DRAWS = 5
-
-
-def uniforms(seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
-    """(N, draws) numbers in [0, 1), a function of (seed, id, view, draw) alone.
-
-    The finaliser is SplitMix64's (Steele, Lea & Flood 2014) applied to a counter.
-    """
-    with np.errstate(over="ignore"):
-        state = _mix(ids ^ _mix(np.uint64(seed) + _GAMMA))
-        state = _mix(state + _GAMMA * views.astype(np.uint64))
-        counter = np.arange(1, draws + 1, dtype=np.uint64)
-        bits = _mix(state[:, None] + _GAMMA * counter[None, :])
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def make(x: Tensor, spec: ViewSpec, seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64]) -> Tensor:
@@ -57,13 +44,6 @@ def make(x: Tensor, spec: ViewSpec, seed: int, ids: NDArray[np.uint64], views: N
         shifts = np.where(changed[:, None], np.floor(draws[:, :2] * span).astype(np.int64) - spec.jitter, 0)
         x = _shift(x, torch.from_numpy(shifts).to(x.device), spec.jitter)
     return x
-
-
-def _mix(z: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    z = np.asarray(z, np.uint64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def _shift(x: Tensor, shifts: Tensor, most: int) -> Tensor:

@@ -1,52 +1,64 @@
-"""Codecs: from (N, C) float32 logits to Arrow columns and back.
+"""Codecs by name: how a row of C logits lies in a block, what it costs, and what can be read back.
 
-A codec says what its columns are, what it cannot hold, and how many bytes a row takes.
+What is read back is one of two things, and everything downstream works on these alone: `Logits`, from which any
+temperature and any fusion can be had, or `Sparse`, a distribution at one temperature on a few classes and, where the
+codec knows it, the mass of all others in one bucket.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kdscale.errors import RunFailure
+from kdscale.errors import UserError
+from kdscale.logits.dense import Dense
+from kdscale.logits.rows import Logits, Sparse
+from kdscale.logits.sampled import Sampled
+from kdscale.logits.topk import TopK
 
-COLUMN = "logits"
 
+class Codec(Protocol):
+    """One way of storing rows."""
 
-@dataclass(frozen=True)
-class Dense:
-    """Every logit, as float16 (relative error up to 2^-11, magnitudes up to 65,504) or float32 (exact)."""
+    def describe(self) -> dict[str, Any]:
+        """Name and parameters, as the store's description holds them."""
+        ...
 
-    dtype: Literal["float16", "float32"] = "float16"
+    @property
+    def temperatures(self) -> list[float] | None:
+        """Those it serves; None for any."""
+        ...
 
-    def describe(self) -> dict[str, str]:
-        return {"name": "dense", "dtype": self.dtype}
+    def bytes_per_row(self, classes: int) -> float:
+        """Bytes of a row without its key: exact where rows have one size, else the most."""
+        ...
 
-    def bytes_per_row(self, classes: int) -> int:
-        return classes * np.dtype(self.dtype).itemsize
-
-    def encode(self, logits: NDArray[np.float32]) -> dict[str, pa.Array]:
-        """(N, C) finite float32 -> one column of fixed-size lists.
+    def encode(self, logits: NDArray[Any], draws: NDArray[Any]) -> dict[str, pa.Array]:
+        """(N, C) float32 logits -> columns; `draws` (N,) float64 in [0, 1) is all the chance there is.
 
         Raises:
-            RunFailure: a logit is too large for float16.
+            RunFailure: a value that the codec cannot hold.
         """
-        most = float(np.abs(logits).max(initial=0.0))
-        if self.dtype == "float16" and most > float(np.finfo(np.float16).max):
-            raise RunFailure(f"a logit of {most:.6g} does not fit float16; set logits.dtype to float32")
-        values = pa.array(logits.astype(self.dtype).ravel())
-        return {COLUMN: pa.FixedSizeListArray.from_arrays(values, logits.shape[1])}
+        ...
 
-    def decode(self, table: pa.Table) -> NDArray[np.floating]:
-        """The (N, C) logits, without a copy where the table is memory-mapped."""
-        column = table.column(COLUMN).combine_chunks()
-        width = column.type.list_size
-        values: NDArray[np.floating] = column.flatten().to_numpy(zero_copy_only=True)
-        return values.reshape(-1, width)
+    def decode(self, table: pa.Table, classes: int, temperature: float) -> Logits | Sparse:
+        """What a block says at a temperature.
+
+        Raises:
+            UserError: the codec does not serve this temperature; says which it serves.
+        """
+        ...
 
 
-def from_description(description: dict[str, str]) -> Dense:
-    assert description["name"] == "dense"
-    return Dense("float16" if description["dtype"] == "float16" else "float32")
+def make(name: str, **parameters: Any) -> Codec:
+    """The codec of that name."""
+    kinds: dict[str, Any] = {"dense": Dense, "topk": TopK, "sampled": Sampled}
+    if name not in kinds:
+        raise UserError(f"logits.codec: {name} is not one of {', '.join(kinds)}")
+    codec: Codec = kinds[name](**parameters)
+    return codec
+
+
+def from_description(description: dict[str, Any]) -> Codec:
+    """The codec that a store's description names."""
+    return make(**description)

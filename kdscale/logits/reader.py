@@ -1,70 +1,87 @@
 """The reader: members' blocks of a shard, joined to its rows by key."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from kdscale.data.batches import Columns
 from kdscale.data.dataset import Dataset
 from kdscale.data.shards import Decoded
 from kdscale.errors import UserError
+from kdscale.logits.rows import Logits, Sparse
 from kdscale.logits.store import Slot, Store
 
-Fuse = Callable[[Tensor], Tensor]
-"""(M, N, C) float32 logits -> (N, ...) one row a sample."""
+Rows = Logits | Sparse
+Fuse = Callable[[Sequence[Rows]], Columns]
+"""What the members say of the same N rows -> one target for each row, as named tensors."""
+
+
+def member_rows(store: Store, slot: Slot, checkpoint: str, keys: list[str], temperature: float) -> Rows:
+    """One member's rows of a shard at a temperature, in the order of `keys`.
+
+    Raises:
+        UserError: the block is missing, damaged, of other weights, lacks a key, or does not serve the temperature.
+    """
+    block = store.read(slot, checkpoint)
+    rows = block.at(temperature)
+    if block.keys == keys:
+        return rows
+    place = {key: row for row, key in enumerate(block.keys)}
+    missing = next((key for key in keys if key not in place), None)
+    if missing is not None:
+        raise UserError(
+            f"{store.folder}: {slot.path} has no row for the sample {missing} of {PurePosixPath(slot.shard).name}; "
+            "the store does not match the data"
+        )
+    return rows.take(np.array([place[key] for key in keys], np.int64))
 
 
 def members_logits(
     store: Store, shard: str, view: int, members: dict[str, str], keys: list[str]
-) -> NDArray[np.float32]:
-    """(M, N, C) float32 logits of a shard, rows in the order of `keys`.
-
-    Args:
-        members: checkpoint hash by member.
-
-    Raises:
-        UserError: a block is missing, damaged, of other weights, or lacks a key.
-    """
-    logits = np.empty((len(members), len(keys), store.info.classes), np.float32)
-    for m, (member, checkpoint) in enumerate(members.items()):
-        slot = Slot(shard, view, member)
-        block = store.read(slot, checkpoint)
-        if block.keys == keys:
-            logits[m] = block.logits
-            continue
-        place = {key: row for row, key in enumerate(block.keys)}
-        missing = next((key for key in keys if key not in place), None)
-        if missing is not None:
-            raise UserError(
-                f"{store.folder}: {slot.path} has no row for the sample {missing} of {PurePosixPath(shard).name}; "
-                "the store does not match the data"
-            )
-        logits[m] = block.logits[[place[key] for key in keys]]
-    return logits
+) -> NDArray[np.floating[Any]]:
+    """(M, N, C) logits of a shard, from a store that keeps them; `members` are checkpoint hashes by member."""
+    rows = [member_rows(store, Slot(shard, view, m), checkpoint, keys, 1.0) for m, checkpoint in members.items()]
+    return np.stack([r.values for r in rows if isinstance(r, Logits)])
 
 
 class Targets:
     """A `Join` that gives each row its fused target; fused shards are kept for the next window and epoch."""
 
-    def __init__(self, store: Store, dataset: Dataset, members: dict[str, str], fuse: Fuse, keep_bytes: int = 1 << 30):
-        self.store, self.dataset, self.members, self.fuse = store, dataset, members, fuse
-        self._kept: dict[tuple[int, int], Tensor] = {}
+    def __init__(
+        self,
+        store: Store,
+        dataset: Dataset,
+        members: dict[str, str],
+        temperature: float,
+        fuse: Fuse,
+        keep_bytes: int = 1 << 30,
+    ):
+        """`members` are checkpoint hashes by member, any subset of those in the store."""
+        self.store, self.dataset, self.members = store, dataset, members
+        self.temperature, self.fuse = temperature, fuse
+        self._kept: dict[tuple[int, int], Columns] = {}
         self._left = keep_bytes
 
-    def __call__(self, number: int, decoded: Decoded, view: int) -> Tensor:
-        """(N, ...) targets of a shard's view."""
+    def __call__(self, number: int, decoded: Decoded, view: int) -> Columns:
+        """The targets of a shard's view."""
         if (number, view) in self._kept:
             return self._kept[number, view]
         shard = self.dataset.shards[number].name
-        logits = members_logits(self.store, shard, view, self.members, decoded.keys)
-        target = self.fuse(torch.from_numpy(logits))
-        size = target.numel() * target.element_size()
-        while self._kept and self._left < size:
-            oldest = self._kept.pop(next(iter(self._kept)))
-            self._left += oldest.numel() * oldest.element_size()
+        target = self.fuse(
+            [
+                member_rows(self.store, Slot(shard, view, member), checkpoint, decoded.keys, self.temperature)
+                for member, checkpoint in self.members.items()
+            ]
+        )
+        while self._kept and self._left < _size(target):
+            self._left += _size(self._kept.pop(next(iter(self._kept))))
         self._kept[number, view] = target
-        self._left -= size
+        self._left -= _size(target)
         return target
+
+
+def _size(columns: Columns) -> int:
+    return sum(column.numel() * column.element_size() for column in columns.values())

@@ -28,6 +28,9 @@ from kdscale import __version__
 from kdscale.errors import RunFailure, UserError
 from kdscale.files import read_json, write_json, written_aside
 from kdscale.logits import codecs
+from kdscale.logits.codecs import Codec
+from kdscale.logits.rows import Logits, Sparse
+from kdscale.seeds import derive, uniforms
 
 FILE = "store.json"
 
@@ -59,7 +62,7 @@ class StoreInfo(BaseModel):
     """Fingerprint of the data manifest."""
     split: str
     classes: int
-    codec: dict[str, str]
+    codec: dict[str, Any]
     views: str
     """Fingerprint of how views are made and samples normalised."""
 
@@ -79,9 +82,9 @@ class Record(BaseModel):
     checkpoint: str
     """sha256 of the member's weights."""
     rows: int
-    codec: dict[str, str]
-    temperature: float | None = None
-    """Fixed by the codec; None where logits are stored and the temperature stays open."""
+    codec: dict[str, Any]
+    temperatures: list[float] | None = None
+    """Those that the codec serves; None where logits are stored and the temperature stays open."""
     file: str
     """The block, relative to the store."""
     bytes: int
@@ -92,11 +95,27 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Block:
-    """A block's rows, mapped into memory."""
+    """A block, verified and mapped into memory; decoded at a temperature when it is asked for."""
 
     keys: list[str]
-    logits: NDArray[np.floating]
-    """(N, C)"""
+    table: pa.Table
+    codec: Codec
+    classes: int
+
+    @property
+    def logits(self) -> NDArray[np.floating[Any]]:
+        """(N, C), of a codec that keeps them."""
+        rows = self.at(1.0)
+        assert isinstance(rows, Logits)
+        return rows.values
+
+    def at(self, temperature: float) -> Logits | Sparse:
+        """What the block says at a temperature.
+
+        Raises:
+            UserError: the codec does not serve it.
+        """
+        return self.codec.decode(self.table, self.classes, temperature)
 
 
 class Store:
@@ -136,7 +155,7 @@ class Store:
 
     def record(self, slot: Slot) -> Record | None:
         """The slot's commit record, or None while it is not committed."""
-        path = self._commit_path(slot)
+        path = self.commit_path(slot)
         try:
             tree = read_json(path)
             return None if tree is None else Record.model_validate(tree)
@@ -157,7 +176,8 @@ class Store:
             RunFailure: logits are not finite, or another block is already committed in the slot.
         """
         self._check_rows(slot, keys, logits)
-        table = pa.table({"key": pa.array(keys, pa.string()), **self.codec.encode(logits)})
+        columns = self.codec.encode(logits, self.draws(slot, keys))
+        table = pa.table({"key": pa.array(keys, pa.string()), **columns})
         facts = {
             "dataset": self.info.dataset,
             "split": self.info.split,
@@ -177,13 +197,20 @@ class Store:
         file = f"blocks/{slot.path}-{checksum[:12]}.arrow"
         with written_aside(self.folder / file) as temporary:
             temporary.write_bytes(payload)
-        record = Record(**facts, rows=len(keys), file=file, bytes=len(payload), checksum=checksum)
+        record = Record(
+            **facts,
+            temperatures=self.codec.temperatures,
+            rows=len(keys),
+            file=file,
+            bytes=len(payload),
+            checksum=checksum,
+        )
         self._link(slot, record)
         return record
 
     def retract(self, slot: Slot) -> None:
         """Make a slot empty again, for a member that was trained anew."""
-        self._commit_path(slot).unlink(missing_ok=True)
+        self.commit_path(slot).unlink(missing_ok=True)
 
     def read(self, slot: Slot, checkpoint: str | None = None) -> Block:
         """A committed block, verified and mapped.
@@ -197,10 +224,10 @@ class Store:
         if checkpoint is not None and record.checkpoint != checkpoint:
             raise UserError(
                 f"{self.folder}: the logits of {slot.path} were made by other weights of {slot.member}; "
-                f"remove {self._commit_path(slot)} and run kdscale logits again"
+                f"remove {self.commit_path(slot)} and run kdscale logits again"
             )
         path = self.folder / record.file
-        mend = f"remove {self._commit_path(slot)} and run kdscale logits again"
+        mend = f"remove {self.commit_path(slot)} and run kdscale logits again"
         try:
             source = pa.memory_map(str(path))
         except FileNotFoundError:
@@ -209,7 +236,12 @@ class Store:
         if buffer.size != record.bytes or xxhash.xxh3_128_hexdigest(buffer) != record.checksum:
             raise UserError(f"{path}: the block is damaged (its checksum differs from the commit record); {mend}")
         table = pa.ipc.open_file(buffer).read_all()
-        return Block(table.column("key").to_pylist(), self.codec.decode(table))
+        return Block(table.column("key").to_pylist(), table, self.codec, self.info.classes)
+
+    def draws(self, slot: Slot, keys: list[str]) -> NDArray[np.float64]:
+        """(N,) all the chance that a codec gets for these rows: functions of member, view and key alone."""
+        ids = np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
+        return uniforms(derive(0, "draws", slot.member), ids, np.full(len(keys), slot.view), 1)[:, 0]
 
     def _check_rows(self, slot: Slot, keys: list[str], logits: NDArray[np.float32]) -> None:
         assert logits.shape == (len(keys), self.info.classes), (logits.shape, len(keys), self.info.classes)
@@ -222,7 +254,7 @@ class Store:
 
     def _link(self, slot: Slot, record: Record) -> None:
         """Put the record in its place unless one is there; two different blocks for a slot are refused."""
-        path = self._commit_path(slot)
+        path = self.commit_path(slot)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
         try:
@@ -241,7 +273,8 @@ class Store:
             with suppress(FileNotFoundError):
                 temporary.unlink()
 
-    def _commit_path(self, slot: Slot) -> Path:
+    def commit_path(self, slot: Slot) -> Path:
+        """Where the slot's commit record lies."""
         return self.folder / "commits" / f"{slot.path}.json"
 
 

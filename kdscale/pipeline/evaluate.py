@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdscale.files import digest, read_json, write_json
-from kdscale.logits.codecs import Dense
+from kdscale.logits.dense import Dense
 from kdscale.logits.store import Slot, Store, StoreInfo
 from kdscale.pipeline import student, teachers
 from kdscale.pipeline.run import Run
@@ -213,7 +213,7 @@ def fuse(rule: str, members: list[NDArray[np.float32]]) -> NDArray[np.float64]:
 
 def _by_size(run: Run, y: NDArray[np.int64], members: list[NDArray[np.float32]]) -> list[dict[str, Any]]:
     """Accuracy and NLL of ensembles of 1 to all members, over all subsets or as many seeded random ones."""
-    from kdscale.data.order import generator
+    from kdscale.seeds import generator
     from kdscale.training import metrics
 
     rows = []

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdscale.files import digest
-from kdscale.logits.codecs import Dense
+from kdscale.logits import codecs
+from kdscale.logits.codecs import Codec
 from kdscale.logits.store import FILE, Slot, Store, StoreInfo
 from kdscale.pipeline import teachers
 from kdscale.pipeline.run import Run
@@ -19,6 +20,19 @@ NAME = "logits"
 SPLIT = "train"
 
 
+def codec(recipe: Recipe) -> Codec:
+    """The codec that a recipe asks for, serving the student's temperature if it names none."""
+    asked = recipe.logits
+    served = asked.temperatures or [recipe.student.temperature]
+    match asked.codec:
+        case "topk":
+            return codecs.make("topk", k=asked.k, temperatures=served)
+        case "sampled":
+            return codecs.make("sampled", draws=asked.draws, temperature=served[0])
+        case _:
+            return codecs.make("dense", dtype=asked.dtype)
+
+
 def store_info(run: Run) -> StoreInfo:
     recipe = run.recipe
     made = {"views": recipe.data.views.model_dump(), "seed": recipe.seed} if recipe.logits.views > 1 else "plain"
@@ -27,7 +41,7 @@ def store_info(run: Run) -> StoreInfo:
         dataset=run.manifest.fingerprint,
         split=SPLIT,
         classes=len(run.manifest.classes),
-        codec=Dense(recipe.logits.dtype).describe(),
+        codec=codec(recipe).describe(),
         views=digest(views),
     )
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from kdscale.data.manifest import FILE, Manifest
 from kdscale.data.sources import open_source
-from kdscale.logits.codecs import Dense
 from kdscale.pipeline import data, evaluate, logits, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Training
@@ -98,8 +97,8 @@ def make(run: Run, cores: int) -> Plan:
         Step(stage, left[stage], total - left[stage], unit, round(seconds[stage], 1))
         for stage, (total, unit) in totals.items()
     ]
-    row = Dense(recipe.logits.dtype).bytes_per_row(found.classes) + 16  # and the key
-    return Plan(steps, row * found.train * recipe.teachers.count * recipe.logits.views)
+    row = logits.codec(recipe).bytes_per_row(found.classes) + 16  # and the key
+    return Plan(steps, round(row) * found.train * recipe.teachers.count * recipe.logits.views)
 
 
 def _imported(run: Run) -> _Dataset | None:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from kdscale.data.batches import Batches
 from kdscale.data.order import Order
-from kdscale.ensemble.fusion import RULES
+from kdscale.ensemble.targets import fused
 from kdscale.files import locked, remove_temporaries
 from kdscale.logits.reader import Targets
 from kdscale.logits.store import Store
@@ -64,9 +64,9 @@ def train_student(
         join: Targets | None = None
         objective: objectives.Objective = objectives.hard
         if kind == "student":
-            temperature, rule = settings.temperature, RULES[recipe.fusion]
+            temperature = settings.temperature
             store = Store.open(folder / logits.NAME, manifest.fingerprint, logits.SPLIT)
-            join = Targets(store, dataset, members, lambda z: rule(z, temperature))
+            join = Targets(store, dataset, members, temperature, lambda rows: fused(rows, recipe.fusion, temperature))
             objective = objectives.distillation(temperature, settings.hard_weight)
         batches = Batches(
             dataset,

@@ -9,10 +9,11 @@ and its value is 0 where the student matches.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdscale.data.batches import Batch
+from kdscale.data.batches import Batch, Columns
 
 Losses = dict[str, Tensor]
 """`loss` is what is minimised; other entries are its parts, for the record. All scalars, means over the batch."""
@@ -38,12 +39,34 @@ def soft_divergence(logits: Tensor, targets: Tensor, temperature: float) -> Tens
     return F.kl_div(log_q, targets.float(), reduction="batchmean") * temperature**2
 
 
+def sparse_divergence(logits: Tensor, targets: Columns, temperature: float) -> Tensor:
+    """T^2 KL at temperature T with targets that name a few classes, the mean over the batch and the groups.
+
+    All classes that a group does not name are one bucket on both sides, so nothing is renormalised and nothing that
+    the codec left out is filled in.
+
+    Args:
+        logits: (B, C).
+        targets: `ids`, `p` (B, G, K) and `tail` (B, G).
+    """
+    ids, p, tail = targets["ids"], targets["p"].float(), targets["tail"].float()
+    log_q = (logits.float() / temperature).log_softmax(-1)
+    log_head = log_q.gather(1, ids.flatten(1)).view(ids.shape)
+    head = torch.special.xlogy(p, p) - p * log_head
+    rest = (1 - log_head.exp().sum(-1)).clamp_min(torch.finfo(torch.float32).eps)
+    bucket = torch.special.xlogy(tail, tail) - tail * torch.where(tail > 0, rest, 1.0).log()
+    divergence: Tensor = (head.sum(-1) + bucket).mean() * temperature**2
+    return divergence
+
+
 def distillation(temperature: float, hard_weight: float) -> Objective:
-    """T^2 KL(p_T, q_T) + hard_weight * CE(y, q_1), with `batch.targets` = p_T."""
+    """T^2 KL(p_T, q_T) + hard_weight * CE(y, q_1), with the batch's targets, dense or sparse, as p_T."""
 
     def objective(logits: Tensor, batch: Batch) -> Losses:
-        assert batch.targets is not None, "the batches of a student are joined with the store"
-        soft = soft_divergence(logits, batch.targets, temperature)
+        if "ids" in batch.targets:
+            soft = sparse_divergence(logits, batch.targets, temperature)
+        else:
+            soft = soft_divergence(logits, batch.targets["p"], temperature)
         if hard_weight == 0:
             return {"loss": soft, "soft": soft.detach()}
         label = F.cross_entropy(logits.float(), batch.y)

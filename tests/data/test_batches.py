@@ -53,16 +53,18 @@ def test_a_resumed_reader_sees_the_same_batches(dataset_folder: Path) -> None:
 
 
 def test_joined_rows_belong_to_their_samples(dataset_folder: Path) -> None:
-    def join(number: int, decoded, view: int) -> torch.Tensor:
-        return torch.from_numpy(decoded.ids.astype(np.int64) % 1000 + 1000 * view)[:, None]
+    def join(number: int, decoded, view: int) -> dict[str, torch.Tensor]:
+        named = torch.from_numpy(decoded.ids.astype(np.int64) % 1000 + 1000 * view)[:, None]
+        return {"named": named.repeat(1, number + 1)}  # shards differ in how wide their rows are
 
     batches = batches_of(dataset_folder, range(4), join=join, view=lambda e: e)
     for step in (0, 8, 9, 10, 19):
         rows, batch = batches.order.batch(step), batches(step)
         for i in range(8):
             key = batches.dataset.decoded(int(rows.shard[i])).ids[rows.row[i]]
-            assert batch.targets is not None
-            assert int(batch.targets[i, 0]) == int(key.astype(np.int64) % 1000 + 1000 * rows.epoch[i])
+            wide = batch.targets["named"][i].tolist()
+            assert wide[1:] == [wide[0]] * int(rows.shard[i]) + [0] * (len(wide) - 1 - int(rows.shard[i]))
+            assert wide[0] == int(key.astype(np.int64) % 1000 + 1000 * rows.epoch[i])
 
 
 def test_a_small_cache_gives_the_same_batches(dataset_folder: Path) -> None:
@@ -75,12 +77,11 @@ def test_a_small_cache_gives_the_same_batches(dataset_folder: Path) -> None:
 
 
 def test_micro_batches_are_equal_parts() -> None:
-    batch = Batch(torch.arange(8.0)[:, None], torch.arange(8), torch.arange(8)[:, None])
+    batch = Batch(torch.arange(8.0)[:, None], torch.arange(8), {"p": torch.arange(8)[:, None]})
     parts = batch.split(4)
     assert [part.y.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert parts[3].targets is not None
-    assert parts[3].targets.flatten().tolist() == [6, 7]
-    assert Batch(batch.x, batch.y).split(2)[1].targets is None
+    assert parts[3].targets["p"].flatten().tolist() == [6, 7]
+    assert Batch(batch.x, batch.y).split(2)[1].targets == {}
 
 
 def test_a_missing_split_is_named(dataset_folder: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from kdscale.data import views
 from kdscale.recipe import ViewSpec
+from kdscale.seeds import uniforms
 
 ALL = ViewSpec(jitter=2, flip=True, rotate=10, scale=0.1)
 
@@ -35,19 +36,19 @@ def test_pixels_do_not_depend_on_the_batch(images: torch.Tensor) -> None:
 
 def test_seeds_keys_and_views_give_other_draws() -> None:
     ones = np.ones(4, np.int64)
-    base = views.uniforms(1, IDS[:4], ones, 3)
+    base = uniforms(1, IDS[:4], ones, 3)
     assert base.shape == (4, 3)
     for other in (
-        views.uniforms(2, IDS[:4], ones, 3),
-        views.uniforms(1, IDS[1:5], ones, 3),
-        views.uniforms(1, IDS[:4], ones + 1, 3),
+        uniforms(2, IDS[:4], ones, 3),
+        uniforms(1, IDS[1:5], ones, 3),
+        uniforms(1, IDS[:4], ones + 1, 3),
     ):
         assert (base != other).all()
     assert len(np.unique(base)) == 12
 
 
 def test_draws_are_uniform() -> None:
-    draws = views.uniforms(3, np.arange(20000, dtype=np.uint64), np.ones(20000, np.int64), 2)
+    draws = uniforms(3, np.arange(20000, dtype=np.uint64), np.ones(20000, np.int64), 2)
     counts, _ = np.histogram(draws, bins=20, range=(0, 1))
     assert ((counts - 2000) ** 2 / 2000).sum() < 50  # chi-squared, 19 degrees of freedom
     assert abs(np.corrcoef(draws.T)[0, 1]) < 0.03

@@ -71,9 +71,8 @@ def steps_of(run: dict[str, Any]) -> list[int]:
 
 def offline_rows(folder: Path) -> list[dict[str, Any]]:
     """The history of all offline logs of a job, oldest first."""
-    from wandb.proto import wandb_internal_pb2 as pb
-
     import wandb
+    from wandb.proto import wandb_internal_pb2 as pb
 
     wandb.teardown()  # wandb-core closes a log a moment after finish() has returned
     rows = []

@@ -105,7 +105,7 @@ def steps(engine: DeepSpeedEngine, first: int, last: int) -> list[float]:
     for step in range(first, last):
         random = torch.Generator().manual_seed(step)
         x = torch.randn(32, 1, 4, 4, generator=random)
-        batch = Batch(x, x.flatten(1)[:, :3].argmax(1), x.flatten(1)[:, :3].softmax(1))
+        batch = Batch(x, x.flatten(1)[:, :3].argmax(1), {"p": x.flatten(1)[:, :3].softmax(1)})
         losses.append(float(engine.step(batch, objectives.distillation(2.0, 0.5), 0.01)["loss"]))
     return losses
 

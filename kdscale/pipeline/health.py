@@ -1,0 +1,185 @@
+"""Health of a run's store: what it holds, how true it is to the members, and how it is mended.
+
+For `kdscale logits info` and `kdscale logits fsck`. Works in this process, without Ray; mending goes through the
+logits stage, which labels the slots that are empty and no others.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdscale.data.dataset import Dataset
+from kdscale.ensemble.targets import fused
+from kdscale.errors import UserError
+from kdscale.logits import fsck
+from kdscale.logits.rows import Logits, Sparse
+from kdscale.logits.store import Slot, Store
+from kdscale.pipeline import logits, teachers, workers
+from kdscale.pipeline.run import Run
+from kdscale.seeds import generator
+from kdscale.training import metrics
+from kdscale.training.objectives import soft_divergence, sparse_divergence
+
+SAMPLE = 256
+"""Rows of the fidelity report."""
+
+
+def open_store(run: Run) -> Store:
+    """The run's store.
+
+    Raises:
+        UserError: there is none yet, or it is of another dataset.
+    """
+    return Store.open(run.folder / logits.NAME, run.manifest.fingerprint, logits.SPLIT)
+
+
+def info(run: Run) -> dict[str, Any]:
+    """Members, shards, views, rows, bytes, missing slots and fidelity of the store."""
+    store, slots = open_store(run), logits.slots(run)
+    records = {slot: record for slot in slots if (record := store.record(slot)) is not None}
+    rows = sum(record.rows for record in records.values())
+    size = sum(record.bytes for record in records.values())
+    whole = len(records) == len(slots)
+    return {
+        "store": str(store.folder),
+        "codec": store.info.codec,
+        "temperatures": store.codec.temperatures,
+        "members": sorted({slot.member for slot in records}),
+        "shards": len({slot.shard for slot in records}),
+        "views": len({slot.view for slot in records}),
+        "rows": rows,
+        "bytes": size,
+        "bytes_per_row": round(size / rows, 2) if rows else None,
+        "bytes_per_sample": round(size / run.manifest.samples(logits.SPLIT), 2) if whole else None,
+        "missing": [slot.path for slot in slots if slot not in records],
+        "fidelity": fidelity(run, store) if whole else None,
+    }
+
+
+def fidelity(run: Run, store: Store) -> dict[str, float]:
+    """How near the stored target of the ensemble is to the one that all logits would give, on some rows of a shard.
+
+    At the student's temperature: `kl` (nats) from the full target to the stored one, classes outside the stored head
+    taken as the tail spread evenly; `agreement` of the two most probable classes; `ece_gap` between the calibration
+    errors of the two; `angle` (degrees) between the gradients that the two give an untrained student.
+    """
+    temperature = run.recipe.student.temperature
+    number, rows = _some_rows(run, store, SAMPLE)
+    exact = [Logits(z) for z in _labels(run, number, rows).values()]
+    shard = run.manifest.splits[logits.SPLIT][number].name
+    members = [logits.member_name(seed) for seed in run.recipe.teachers.seeds]
+    stored = [store.read(Slot(shard, 0, member)).at(temperature).take(rows) for member in members]
+    full = fused(exact, run.recipe.fusion, temperature)["p"].double()
+    kept = fused(stored, run.recipe.fusion, temperature)
+    estimate = _filled_in(kept, full.shape[1])
+    y = Dataset(run.dataset, logits.SPLIT, run.manifest).decoded(number).y[rows]
+    eces = [
+        metrics.calibration_error(metrics.reliability(p.numpy(), y, run.recipe.evaluate.bins)) for p in (full, estimate)
+    ]
+    z = torch.randn(full.shape, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for target in ({"p": full.float()}, kept):
+        x = z.clone().requires_grad_()
+        loss = (
+            sparse_divergence(x, target, temperature)
+            if "ids" in target
+            else soft_divergence(x, target["p"], temperature)
+        )
+        torch.autograd.backward(loss)
+        assert x.grad is not None
+        gradients.append(x.grad.flatten().double())
+    cosine = torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0).clamp(-1, 1)
+    kl = (torch.special.xlogy(full, full) - torch.special.xlogy(full, estimate.clamp_min(1e-12))).sum(1).mean()
+    return {
+        "rows": len(rows),
+        "temperature": temperature,
+        "kl": float(kl),
+        "agreement": float((full.argmax(1) == estimate.argmax(1)).double().mean()),
+        "ece_gap": eces[1] - eces[0],
+        "angle": float(torch.rad2deg(torch.arccos(cosine))),
+    }
+
+
+def check(run: Run, share: float = 0.001) -> list[fsck.Fault]:
+    """Every fault of the store; a `share` of the rows, one of each member at least, is labelled again and compared."""
+    store, slots = open_store(run), logits.slots(run)
+    dataset = Dataset(run.dataset, logits.SPLIT, run.manifest)
+    found = list(fsck.faults(store, dataset, slots))
+    bad = {fault.slot for fault in found}
+    count = max(1, round(share * run.manifest.samples(logits.SPLIT)))
+    for number, rows in _spread_rows(run, count):
+        shard = dataset.shards[number]
+        for member, z in _labels(run, number, rows).items():
+            slot = Slot(shard.name, 0, member)
+            if slot in bad or store.record(slot) is None:
+                continue
+            if not _alike(store, slot, z, rows, [dataset.decoded(number).keys[row] for row in rows]):
+                found.append(fsck.Fault(slot, f"{member}'s weights give other logits than the block holds"))
+                bad.add(slot)
+    return found
+
+
+def _alike(store: Store, slot: Slot, z: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], keys: list[str]) -> bool:
+    """Whether rows of a block are what the codec makes of these logits, up to the rounding of another machine."""
+    import pyarrow as pa
+
+    temperature = (store.codec.temperatures or [1.0])[0]
+    mine = store.codec.decode(pa.table(store.codec.encode(z, store.draws(slot, keys))), z.shape[1], temperature)
+    theirs = store.read(slot).at(temperature).take(rows)
+    if isinstance(mine, Logits) and isinstance(theirs, Logits):
+        spread = float(np.ptp(z, axis=1).max()) + 1e-6
+        return bool(np.abs(mine.values.astype(np.float32) - theirs.values).max() <= 0.02 * spread)
+    assert isinstance(mine, Sparse)
+    assert isinstance(theirs, Sparse)
+    a, b = (_filled_in(fused([r], "mean_probability", temperature), z.shape[1]) for r in (mine, theirs))
+    return bool((a - b).abs().sum(1).mean() <= 0.1)
+
+
+def _labels(run: Run, number: int, rows: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """(R, C) float32 logits of some rows of a training shard by each finished member, view 0."""
+    device = torch.device("cpu")
+    pixels = workers.shared_pixels(run, device)
+    decoded = workers.dataset(run, logits.SPLIT).decoded(number)
+    x = pixels(decoded.x[rows], decoded.ids[rows], np.zeros(len(rows), np.int64))
+    found = {}
+    for seed, checksum in teachers.members(run).items():
+        predictor = workers.predictor(
+            teachers.member_folder(run, seed), checksum, run.recipe.teachers.model, run.manifest, device
+        )
+        with torch.inference_mode():
+            found[logits.member_name(seed)] = predictor(x).float().numpy()
+    if not found:
+        raise UserError(f"{run.folder}: no member is finished, so there is nothing to compare the store with")
+    return found
+
+
+def _some_rows(run: Run, store: Store, count: int) -> tuple[int, np.ndarray[Any, Any]]:
+    """Rows of one seeded shard."""
+    random = generator(run.recipe.seed, 4)
+    shards = run.manifest.splits[logits.SPLIT]
+    number = int(random.integers(len(shards)))
+    size = shards[number].samples
+    return number, np.sort(random.permutation(size)[:count])
+
+
+def _spread_rows(run: Run, count: int) -> list[tuple[int, np.ndarray[Any, Any]]]:
+    """`count` seeded rows over all shards."""
+    shards = run.manifest.splits[logits.SPLIT]
+    starts = np.cumsum([0, *(shard.samples for shard in shards)])
+    places = np.sort(generator(run.recipe.seed, 5).permutation(starts[-1])[:count])
+    number = np.searchsorted(starts, places, side="right") - 1
+    return [(int(n), places[number == n] - starts[n]) for n in np.unique(number)]
+
+
+def _filled_in(target: dict[str, torch.Tensor], classes: int) -> torch.Tensor:
+    """(N, C) float64: a stored target with each group's tail spread evenly over the classes it does not name."""
+    if "ids" not in target:
+        return target["p"].double()
+    ids, p, tail = target["ids"], target["p"].double(), target["tail"].double()
+    rows, groups, width = ids.shape
+    whole = torch.zeros(rows, groups, classes, dtype=torch.float64).scatter_add_(2, ids, p)
+    if classes > width:
+        named = torch.zeros(rows, groups, classes, dtype=torch.bool).scatter_(2, ids, True)
+        whole += torch.where(named, 0.0, (tail / (classes - width))[..., None])
+    return whole.mean(1)

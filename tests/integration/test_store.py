@@ -1,0 +1,103 @@
+"""The store of a whole run: its health, and students from every codec."""
+
+import json
+import shutil
+
+import pytest
+from support.place import Place, sentence
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Place:
+    """The finished run, to be hurt."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return Place(tmp_path / "copy")
+
+
+def blocks(place: Place) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (place.run / "logits" / "blocks").rglob("*.arrow")}
+
+
+def info(place: Place) -> dict:
+    return json.loads(place.kdscale("logits", "info", "runs/tiny", "--json")[0])
+
+
+def test_info_of_a_whole_store(finished) -> None:
+    seen = info(finished)
+    assert seen["members"] == ["seed-0", "seed-1", "seed-2"]
+    assert seen["missing"] == []
+    assert seen["rows"] == 3 * sum(
+        s["samples"] for s in json.loads((finished.run / "data/manifest.json").read_text())["splits"]["train"]
+    )
+    assert seen["fidelity"]["kl"] < 1e-4
+    assert seen["fidelity"]["agreement"] == 1
+    out, _ = finished.kdscale("logits", "info", "runs/tiny")
+    assert "fidelity         at T = 4" in out
+
+
+def test_what_is_hurt_is_found_and_mended_alone(copy) -> None:
+    before = blocks(copy)
+    assert copy.kdscale("logits", "fsck", "runs/tiny")[0].startswith("0 faults")
+    store = copy.run / "logits"
+    commits = sorted((store / "commits").rglob("*.json"))
+    flipped, cut, lost, foreign, gone = (json.loads(commits[i].read_text()) for i in (0, 4, 8, 12, 16))
+    payload = bytearray((store / flipped["file"]).read_bytes())
+    payload[len(payload) // 2] ^= 4
+    (store / flipped["file"]).write_bytes(payload)
+    (store / cut["file"]).write_bytes((store / cut["file"]).read_bytes()[:100])
+    (store / lost["file"]).unlink()
+    commits[12].write_text(json.dumps({**foreign, "shard_sha256": "0" * 64}))
+    commits[16].unlink()
+    out, err = copy.kdscale("logits", "fsck", "runs/tiny", code=1)
+    assert "5 blocks of the store are bad or missing" in sentence(err)
+    for what in ("checksum differs", "block is missing", "another version of the shard", "no block is committed"):
+        assert what in out
+    kept = {p: p.stat().st_mtime_ns for p in (store / "blocks").rglob("*.arrow") if before[p.name] == p.read_bytes()}
+    out, _ = copy.kdscale("logits", "fsck", "runs/tiny", "--repair")
+    assert "5 faults, mended" in out
+    assert blocks(copy) == before
+    moved = {foreign["file"], gone["file"]}  # whole blocks that were set aside or written again
+    assert all(p.stat().st_mtime_ns == t for p, t in kept.items() if str(p.relative_to(store)) not in moved)
+    assert list((store / ".quarantine").rglob("*.arrow"))
+    assert copy.kdscale("logits", "fsck", "runs/tiny")[0].startswith("0 faults")
+
+
+def test_a_block_of_other_weights_is_found_by_labelling_again(copy) -> None:
+    store = copy.run / "logits"
+    one, other = (sorted((store / f"commits/seed-{seed}").rglob("*.json"))[0] for seed in (0, 1))
+    mine, theirs = json.loads(one.read_text()), json.loads(other.read_text())
+    one.write_text(json.dumps({**mine, **{name: theirs[name] for name in ("file", "bytes", "checksum")}}))
+    out, _ = copy.kdscale("logits", "fsck", "runs/tiny", "--share", "1", code=1)
+    assert "seed-0's weights give other logits than the block holds" in out
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        ["logits.dtype=int8"],
+        ["logits.codec=topk", "logits.k=4"],
+        ["logits.codec=sampled", "logits.draws=16"],
+    ],
+    ids=["int8", "topk", "sampled"],
+)
+def test_a_student_learns_from_every_codec(copy, finished, codec: list[str]) -> None:
+    _, err = copy.kdscale("run", "tiny.yaml", *codec)
+    assert "teachers: done before" in err
+    seen = json.loads((copy.run / "results.json").read_text())["splits"]["test"]
+    dense = json.loads((finished.run / "results.json").read_text())["splits"]["test"]
+    assert seen["control"] == dense["control"]
+    assert seen["student"]["nll"] != dense["student"]["nll"]
+    assert seen["student"]["accuracy"] > dense["student"]["accuracy"] - 0.08
+    assert info(copy)["fidelity"]["agreement"] > 0.9
+
+
+def test_a_codec_that_cannot_serve_is_refused_at_once(copy) -> None:
+    for overrides, message in (
+        (["logits.codec=topk", "fusion=mean_logit"], "keeps too little for fusion mean_logit"),
+        (["logits.codec=topk", "logits.temperatures=[1]"], "lacks student.temperature 4.0; add it"),
+        (["logits.codec=sampled", "logits.temperatures=[1, 4]"], "sampled serves one temperature"),
+    ):
+        _, err = copy.kdscale("run", "tiny.yaml", *overrides, code=2)
+        assert message in sentence(err)
