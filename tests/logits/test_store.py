@@ -13,6 +13,7 @@ from kdscale.data.dataset import Dataset
 from kdscale.ensemble.fusion import mean_probability
 from kdscale.ensemble.targets import fused
 from kdscale.errors import RunFailure, UserError
+from kdscale.logits import fsck
 from kdscale.logits.producer import label_shard
 from kdscale.logits.reader import Targets, members_logits
 from kdscale.logits.store import Slot, Store, StoreInfo
@@ -179,3 +180,29 @@ def test_labelling_again_runs_nothing(labelled) -> None:
 
     pixels = Pixels(dataset.manifest, True, ViewSpec(), 0, torch.device("cpu"))
     assert label_shard(store, dataset, 0, 0, "seed-0", "c0", never, pixels).rows == 30
+
+
+def test_fsck_names_what_is_wrong_and_quarantine_empties_the_slot(labelled) -> None:
+    dataset, store, members = labelled
+    slots = [Slot(shard.name, view, member) for member in members for shard in dataset.shards for view in (0, 1)]
+    assert list(fsck.faults(store, dataset, slots)) == []
+    assert fsck.debris(store, slots) == []
+    (store.folder / "blocks" / "seed-0" / "view-000" / "leftover.arrow").write_bytes(b"x")
+    assert [path.name for path in fsck.debris(store, slots)] == ["leftover.arrow"]
+    hurt, swapped, lost = slots[0], slots[3], slots[5]
+    path = store.folder / store.record(hurt).file
+    path.write_bytes(path.read_bytes()[:-1])
+    block = store.read(swapped)
+    store.retract(swapped)
+    sha = dataset.shards[1].sha256
+    store.commit(swapped, block.keys[::-1], block.logits.astype(np.float32), "c0", sha)
+    store.retract(lost)
+    found = {fault.slot: fault for fault in fsck.faults(store, dataset, slots)}
+    assert found.keys() == {hurt, swapped, lost}
+    assert "damaged" in found[hurt].what
+    assert found[swapped].what == "the block's keys are not the shard's"
+    assert found[lost].missing
+    for fault in found.values():
+        fsck.quarantine(store, fault)
+    assert all(store.record(slot) is None for slot in found)
+    assert len(list((store.folder / fsck.QUARANTINE).rglob("*.json"))) == 2
