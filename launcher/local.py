@@ -22,6 +22,10 @@ WORKER_ENVIRONMENT = {
 }
 
 
+OBJECT_STORE = 256 << 20
+"""Bytes; nothing large passes through Ray, and by default it would claim a third of the memory."""
+
+
 @contextmanager
 def connection(cluster: Cluster) -> Iterator[None]:
     """Hold a connection to the Ray of `cluster.address` or RAY_ADDRESS, or to a new one of this machine.
@@ -42,6 +46,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
             address="local",
             num_cpus=cluster.cpus,
             include_dashboard=False,
+            object_store_memory=OBJECT_STORE,
             _node_ip_address="127.0.0.1",
             _temp_dir=_short_folder(),
             **quiet,

@@ -1,5 +1,6 @@
 """Stage 3, logits: finished members label the training shards into the store, while others still train."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 NAME = "logits"
 SPLIT = "train"
+ROWS_A_TASK = 2048
+"""Rows that a task labels at least, so that small shards do not drown in Ray's overhead."""
 
 
 def codec(recipe: Recipe) -> Codec:
@@ -95,31 +98,41 @@ class Labelling:
 
         run = self.run
         needs = cluster.needs(run.recipe.teachers.cpus, run.recipe.teachers.gpus)
-        for number, shard in enumerate(run.manifest.splits[SPLIT]):
-            views = []
-            for view in range(run.recipe.logits.views):
+        for part in self._parts(seed, checksum):
+            tasks.submit(
+                f"logits seed-{seed}",
+                label,
+                run.folder,
+                run.recipe,
+                seed,
+                checksum,
+                part,
+                needs.gpus,
+                needs=needs,
+                urgent=True,
+                done=self._count,
+            )
+
+    def _parts(self, seed: int, checksum: str) -> Iterator[list[tuple[int, int]]]:
+        """The (shard number, view) that a member has still to label, a task's worth at a time."""
+        part: list[tuple[int, int]] = []
+        rows = 0
+        for number, shard in enumerate(self.run.manifest.splits[SPLIT]):
+            for view in range(self.run.recipe.logits.views):
                 slot = Slot(shard.name, view, member_name(seed))
                 record = self.store.record(slot)
-                if record is not None and record.checkpoint != checksum:
+                if record is not None and record.checkpoint == checksum:
+                    self.done += 1
+                    continue
+                if record is not None:
                     self.store.retract(slot)
-                if record is None or record.checkpoint != checksum:
-                    views.append(view)
-            self.done += run.recipe.logits.views - len(views)
-            if views:
-                tasks.submit(
-                    f"logits seed-{seed} {shard.name}",
-                    label,
-                    run.folder,
-                    run.recipe,
-                    seed,
-                    checksum,
-                    number,
-                    views,
-                    needs.gpus,
-                    needs=needs,
-                    urgent=True,
-                    done=self._count,
-                )
+                part.append((number, view))
+                rows += shard.samples
+                if rows >= ROWS_A_TASK:
+                    yield part
+                    part, rows = [], 0
+        if part:
+            yield part
 
     def _count(self, blocks: int) -> None:
         self.done += blocks
@@ -139,8 +152,8 @@ def work(run: Run, bars: Bars) -> None:
     bars.show("logits: blocks", labelling.done, labelling.total)
 
 
-def label(folder: Path, recipe: Recipe, seed: int, checksum: str, number: int, views: list[int], gpus: float) -> int:
-    """On a worker: label one shard by one member; the number of blocks."""
+def label(folder: Path, recipe: Recipe, seed: int, checksum: str, part: list[tuple[int, int]], gpus: float) -> int:
+    """On a worker: label some shards by one member, committing each; the number of blocks."""
     from kdscale.logits.producer import label_shard
     from kdscale.pipeline import workers
     from kdscale.training.engine import use_device
@@ -153,9 +166,9 @@ def label(folder: Path, recipe: Recipe, seed: int, checksum: str, number: int, v
     store = Store.open(folder / NAME, run.manifest.fingerprint, SPLIT)
     pixels = workers.shared_pixels(run, device)
     dataset = workers.dataset(run, SPLIT)
-    for view in views:
+    for number, view in part:
         label_shard(store, dataset, number, view, member_name(seed), checksum, predictor, pixels)
-    return len(views)
+    return len(part)
 
 
 def member_name(seed: int) -> str:
