@@ -269,6 +269,34 @@ def logits_fsck(
         raise RunFailure(f"{run}: {len(found)} blocks of the store are bad or missing; mend them with --repair")
 
 
+@logits_app.command("prune", epilog="Example: kdscale logits prune runs/quickstart --dry-run")
+def logits_prune(run: RunFolder, dry_run: DryRun = False) -> None:
+    """Delete what killed writers left, and the blocks of members and views that the recipe no longer names."""
+    from kdscale.logits import fsck
+    from kdscale.pipeline import health, logits
+    from kdscale.pipeline import run as runs
+
+    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    with runs.only_driver(opened.folder):
+        paths = fsck.unused(health.open_store(opened), logits.slots(opened))
+        size = sum(path.stat().st_size for path in paths) if dry_run else fsck.prune(paths)
+    print(f"{len(paths)} files, {size / 1e6:.2f} MB{' would be' if dry_run else ''} deleted")
+
+
+@logits_app.command("export", epilog="Example: kdscale logits export runs/quickstart logits.parquet")
+def logits_export(run: RunFolder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file.")]) -> None:
+    """Write the whole store to one Parquet file: key, shard, view, member and the codec's columns."""
+    from kdscale.logits.export import to_parquet
+    from kdscale.pipeline import health, logits
+    from kdscale.pipeline import run as runs
+
+    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    slots = logits.slots(opened)
+    with _bars() as bars:
+        rows = to_parquet(health.open_store(opened), slots, out, lambda blocks: bars.show("blocks", blocks, len(slots)))
+    print(f"{out}: {rows} rows")
+
+
 @app.command(epilog="Example: kdscale student configs/quickstart.yaml student.temperature=8")
 def student(
     recipe: RecipeFile,

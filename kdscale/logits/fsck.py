@@ -61,7 +61,20 @@ def quarantine(store: Store, fault: Fault) -> list[Path]:
     return moved
 
 
-def debris(store: Store, slots: Iterable[Slot]) -> list[Path]:
-    """Block files that no commit record names: what killed writers left. They cost space and nothing else."""
-    named = {store.folder / record.file for slot in slots if (record := store.record(slot)) is not None}
-    return [path for path in sorted((store.folder / "blocks").rglob("*")) if path.is_file() and path not in named]
+def unused(store: Store, slots: Iterable[Slot]) -> list[Path]:
+    """Files of the store that none of these slots needs: what killed writers left, members and views no longer asked for."""
+    needed = set()
+    for slot in slots:
+        if (record := store.record(slot)) is not None:
+            needed |= {store.commit_path(slot), store.folder / record.file}
+    files = [*(store.folder / "commits").rglob("*"), *(store.folder / "blocks").rglob("*")]
+    return [path for path in sorted(files) if path.is_file() and path not in needed]
+
+
+def prune(paths: Iterable[Path]) -> int:
+    """Delete files of a store, records before the blocks they name; the bytes freed."""
+    freed = 0
+    for path in sorted(paths, key=lambda path: path.suffix != ".json"):
+        freed += path.stat().st_size
+        path.unlink()
+    return freed

@@ -64,6 +64,16 @@ def test_what_is_hurt_is_found_and_mended_alone(copy) -> None:
     assert copy.kdscale("logits", "fsck", "runs/tiny")[0].startswith("0 faults")
 
 
+def test_pruned_and_exported(copy) -> None:
+    (copy.run / "logits" / "blocks" / "seed-0" / "left-by-a-kill.arrow").write_bytes(b"x" * 1000)
+    assert "1 files, 0.00 MB would be deleted" in copy.kdscale("logits", "prune", "runs/tiny", "--dry-run")[0]
+    before = blocks(copy)
+    assert "1 files, 0.00 MB deleted" in copy.kdscale("logits", "prune", "runs/tiny")[0]
+    assert blocks(copy) == {name: block for name, block in before.items() if name != "left-by-a-kill.arrow"}
+    out, _ = copy.kdscale("logits", "export", "runs/tiny", "out.parquet")
+    assert out == f"out.parquet: {info(copy)['rows']} rows\n"
+
+
 def test_a_block_of_other_weights_is_found_by_labelling_again(copy) -> None:
     store = copy.run / "logits"
     one, other = (sorted((store / f"commits/seed-{seed}").rglob("*.json"))[0] for seed in (0, 1))

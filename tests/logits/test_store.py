@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from kdscale.ensemble.fusion import mean_probability
 from kdscale.ensemble.targets import fused
 from kdscale.errors import RunFailure, UserError
 from kdscale.logits import fsck
+from kdscale.logits.export import to_parquet
 from kdscale.logits.producer import label_shard
 from kdscale.logits.reader import Targets, members_logits
 from kdscale.logits.store import Slot, Store, StoreInfo
@@ -186,9 +189,11 @@ def test_fsck_names_what_is_wrong_and_quarantine_empties_the_slot(labelled) -> N
     dataset, store, members = labelled
     slots = [Slot(shard.name, view, member) for member in members for shard in dataset.shards for view in (0, 1)]
     assert list(fsck.faults(store, dataset, slots)) == []
-    assert fsck.debris(store, slots) == []
+    assert fsck.unused(store, slots) == []
     (store.folder / "blocks" / "seed-0" / "view-000" / "leftover.arrow").write_bytes(b"x")
-    assert [path.name for path in fsck.debris(store, slots)] == ["leftover.arrow"]
+    assert [path.name for path in fsck.unused(store, slots)] == ["leftover.arrow"]
+    gone = [slot for slot in slots if slot.member == "seed-1"]
+    assert len(fsck.unused(store, [slot for slot in slots if slot not in gone])) == 1 + 2 * len(gone)
     hurt, swapped, lost = slots[0], slots[3], slots[5]
     path = store.folder / store.record(hurt).file
     path.write_bytes(path.read_bytes()[:-1])
@@ -206,3 +211,32 @@ def test_fsck_names_what_is_wrong_and_quarantine_empties_the_slot(labelled) -> N
         fsck.quarantine(store, fault)
     assert all(store.record(slot) is None for slot in found)
     assert len(list((store.folder / fsck.QUARANTINE).rglob("*.json"))) == 2
+
+
+def test_prune_frees_what_is_not_needed_and_nothing_else(labelled) -> None:
+    dataset, store, _ = labelled
+    keep = [Slot(shard.name, 0, "seed-0") for shard in dataset.shards]
+    paths = fsck.unused(store, keep)
+    size = sum(path.stat().st_size for path in paths)
+    assert fsck.prune(paths) == size > 0
+    assert fsck.unused(store, keep) == []
+    assert list(fsck.faults(store, dataset, keep)) == []
+
+
+def test_a_store_as_parquet(labelled, tmp_path: Path) -> None:
+    dataset, store, members = labelled
+    slots = [Slot(shard.name, 0, member) for member in members for shard in dataset.shards]
+    out = tmp_path / "out.parquet"
+    assert to_parquet(store, slots, out) == 2 * 75
+    table = pq.read_table(out)
+    assert table.column_names == ["key", "shard", "view", "member", "logits"]
+    one = table.filter(pc.and_(pc.equal(table["member"], "seed-1"), pc.equal(table["shard"], "train-000001.tar")))
+    block = store.read(Slot("train-000001.tar", 0, "seed-1"))
+    assert one["key"].to_pylist() == block.keys
+    assert np.array_equal(np.array(one["logits"].to_pylist(), np.float32), block.logits.astype(np.float32))
+    with pytest.raises(UserError, match="nothing to export"):
+        to_parquet(store, [], tmp_path / "none.parquet")
+    store.retract(slots[2])
+    with pytest.raises(UserError, match="no logits of"):
+        to_parquet(store, slots, tmp_path / "none.parquet")
+    assert not (tmp_path / "none.parquet").exists()
