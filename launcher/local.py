@@ -6,6 +6,7 @@ A Ray that is started here listens on loopback, has no dashboard and ends with t
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
             **quiet,
         )
     else:
+        _knock(address)
         try:
             ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _python_path()}}, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -65,6 +67,19 @@ def connection(cluster: Cluster) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Find out at once whether anything listens at HOST:PORT; Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"cluster.address: no Ray answers at {address} ({error.strerror or error}); start one there, or leave the address out"
+        ) from None
 
 
 def _python_path() -> str:

@@ -63,14 +63,19 @@ def slots(run: Run) -> list[Slot]:
     ]
 
 
+def check_store(run: Run) -> None:
+    """Refuse a store that lies in the run directory and was made from another dataset or split."""
+    if (run.folder / NAME / FILE).exists():
+        Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
+
+
 def missing(run: Run) -> list[str]:
     """The slots without a block of today's members.
 
     Raises:
         UserError: the store in the run directory was made from another dataset or split.
     """
-    if (run.folder / NAME / FILE).exists():
-        Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
+    check_store(run)
     folder = run.locate(NAME, fingerprint(run))
     if folder is None or not (folder / FILE).exists():
         return [slot.path for slot in slots(run)]

@@ -65,12 +65,14 @@ def preflight(run: Run) -> None:
     """Find what would stop a later stage before an earlier one spends its time.
 
     Raises:
-        UserError: a model that cannot be built, a DeepSpeed JSON that contradicts the recipe, too small a cluster.
+        UserError: a store of another dataset, a model that cannot be built, a DeepSpeed JSON that contradicts the
+            recipe, too small a cluster.
     """
     from kdscale import cluster
     from kdscale.models import zoo
     from kdscale.training.deepspeed_engine import merged_config
 
+    logits.check_store(run)
     recipe, needs = student.placed(run.recipe)
     merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
     for spec in (recipe.teachers.model, recipe.student.model):

@@ -58,7 +58,10 @@ def work(run: Run, bars: Bars, then: Then | None = None) -> float:
 
     recipe, teachers = run.recipe, run.recipe.teachers
     done = members(run)
-    folders = {seed: member_folder(run, seed) for seed in teachers.seeds}
+    folders = {
+        seed: member_folder(run, seed) if seed in done else run.claim(f"teachers/seed-{seed}", fingerprint(run, seed))
+        for seed in teachers.seeds
+    }
 
     def tick() -> None:
         bars.show("teachers", len(done), teachers.count)

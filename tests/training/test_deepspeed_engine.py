@@ -97,13 +97,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def engine_of(config: dict[str, Any], seed: int = 0) -> DeepSpeedEngine:
     model = zoo.build(ModelSpec(name="mlp", hidden=[12]), (1, 4, 4), 3, seed)
-    return DeepSpeedEngine(model, student(config, workers=1), CPU)
+    return DeepSpeedEngine(model, student(config, workers=1, lr=0.01), CPU)
 
 
 def steps(engine: DeepSpeedEngine, first: int, last: int) -> list[float]:
     losses = []
     for step in range(first, last):
-        random = torch.Generator().manual_seed(step)
+        random = torch.Generator().manual_seed(step % 3)
         x = torch.randn(32, 1, 4, 4, generator=random)
         batch = Batch(x, x.flatten(1)[:, :3].argmax(1), {"p": x.flatten(1)[:, :3].softmax(1)})
         losses.append(float(engine.step(batch, objectives.distillation(2.0, 0.5), 0.01)["loss"]))
@@ -117,7 +117,7 @@ def test_saved_and_loaded_equals_undisturbed(tmp_path: Path, name: str) -> None:
     torch.set_num_threads(1)
     straight = engine_of(CONFIGS[name])
     losses = steps(straight, 0, 12)
-    assert losses[-1] < losses[0]
+    assert losses[9] < losses[0]  # the same batch
     first = engine_of(CONFIGS[name])
     steps(first, 0, 5)
     first.save(tmp_path / "saved")
