@@ -13,19 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from kdscale import __version__
 from kdscale.errors import RunFailure, Stopped, UserError
-
-
-class DefaultGroup(TyperGroup):
-    """A group that is a verb itself: what is not the name of a subcommand goes to the subcommand `run`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        known = not args or args[0] in self.commands
-        return super().resolve_command(ctx, args if known else ["run", *args])
-
+from launcher.options import DefaultGroup, DryRun, Fresh, Json, Out, Overrides, RecipeFile, bars
+from launcher.store import logits_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,23 +35,7 @@ data_app = typer.Typer(
     epilog="Example: kdscale data configs/quickstart.yaml; kdscale data import --from folder pictures/ shards/",
 )
 app.add_typer(data_app, name="data")
-logits_app = typer.Typer(
-    cls=DefaultGroup,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Write the members' logits into the store, look at the store, mend it.",
-    epilog="Example: kdscale logits configs/quickstart.yaml; kdscale logits info runs/quickstart",
-)
 app.add_typer(logits_app, name="logits")
-
-RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file that says everything about the run.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Values that replace the recipe's.")
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME by default.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Set the run directory aside and start anew.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 def main() -> None:
@@ -169,8 +145,8 @@ def data_import(
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    with _bars() as bars:
-        manifest = import_dataset(section, seed, out, lambda done, total: bars.show("samples", done, total))
+    with bars() as shown:
+        manifest = import_dataset(section, seed, out, lambda done, total: shown.show("samples", done, total))
     counts = {split: manifest.samples(split) for split in manifest.splits}
     if as_json:
         print(
@@ -206,95 +182,6 @@ def logits(
 ) -> None:
     """Write the members' logits into the store (and whatever comes before)."""
     _advance("logits", recipe, overrides, out, dry_run, fresh, as_json)
-
-
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
-
-
-@logits_app.command("info", epilog="Example: kdscale logits info runs/quickstart --json")
-def logits_info(run: RunFolder, as_json: Json = False) -> None:
-    """Show what the store of a run holds and how true it is to the members."""
-    from kdscale.pipeline import health
-    from kdscale.pipeline.run import Run, load_recipe
-
-    seen = health.info(Run(run.resolve(), load_recipe(run)))
-    if as_json:
-        print(json.dumps(seen))
-        return
-    fidelity, missing = seen.pop("fidelity"), seen.pop("missing")
-    for name, value in seen.items():
-        print(f"{name:<17}{', '.join(map(str, value)) if isinstance(value, list) else value}")
-    print(f"{'missing':<17}{len(missing)} blocks{': ' + ', '.join(missing[:3]) if missing else ''}")
-    if fidelity is not None:
-        print(
-            f"{'fidelity':<17}at T = {fidelity['temperature']:g} on {fidelity['rows']} rows: KL {fidelity['kl']:.2g} nats, "
-            f"top-1 agreement {100 * fidelity['agreement']:.1f}%, ECE {100 * fidelity['ece_gap']:+.2f} points, "
-            f"gradient {fidelity['angle']:.2g} degrees off"
-        )
-
-
-@logits_app.command("fsck", epilog="Example: kdscale logits fsck runs/quickstart --repair")
-def logits_fsck(
-    run: RunFolder,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Set bad blocks aside and label their shards again.")
-    ] = False,
-    share: Annotated[float, typer.Option("--share", help="Part of the rows that members label again.")] = 0.001,
-    as_json: Json = False,
-) -> None:
-    """Verify every block of a run's store; exit 1 if any is bad or missing and was not mended."""
-    from kdscale.logits import fsck
-    from kdscale.pipeline import health, stages
-    from kdscale.pipeline import run as runs
-    from launcher import local
-
-    opened = runs.Run(run.resolve(), runs.load_recipe(run))
-    with runs.only_driver(opened.folder):
-        found = health.check(opened, share)
-        mended = False
-        if found and repair:
-            store = health.open_store(opened)
-            for fault in found:
-                fsck.quarantine(store, fault)
-            with _bars() as bars:
-                stages.advance(opened, "logits", lambda: local.connection(opened.recipe.cluster), bars)
-            mended = True
-    if as_json:
-        print(json.dumps({"faults": [{"slot": f.slot.path, "what": f.what} for f in found], "mended": mended}))
-    else:
-        for fault in found:
-            print(f"{fault.slot.path}: {fault.what}")
-        print(f"{len(found)} faults{', mended' if mended else ''}")
-    if found and not mended:
-        raise RunFailure(f"{run}: {len(found)} blocks of the store are bad or missing; mend them with --repair")
-
-
-@logits_app.command("prune", epilog="Example: kdscale logits prune runs/quickstart --dry-run")
-def logits_prune(run: RunFolder, dry_run: DryRun = False) -> None:
-    """Delete what killed writers left, and the blocks of members and views that the recipe no longer names."""
-    from kdscale.logits import fsck
-    from kdscale.pipeline import health, logits
-    from kdscale.pipeline import run as runs
-
-    opened = runs.Run(run.resolve(), runs.load_recipe(run))
-    with runs.only_driver(opened.folder):
-        paths = fsck.unused(health.open_store(opened), logits.slots(opened))
-        size = sum(path.stat().st_size for path in paths) if dry_run else fsck.prune(paths)
-    print(f"{len(paths)} files, {size / 1e6:.2f} MB{' would be' if dry_run else ''} deleted")
-
-
-@logits_app.command("export", epilog="Example: kdscale logits export runs/quickstart logits.parquet")
-def logits_export(run: RunFolder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file.")]) -> None:
-    """Write the whole store to one Parquet file: key, shard, view, member and the codec's columns."""
-    from kdscale.logits.export import to_parquet
-    from kdscale.pipeline import health, logits
-    from kdscale.pipeline import run as runs
-
-    opened = runs.Run(run.resolve(), runs.load_recipe(run))
-    slots = logits.slots(opened)
-    with _bars() as bars:
-        rows = to_parquet(health.open_store(opened), slots, out, lambda blocks: bars.show("blocks", blocks, len(slots)))
-    print(f"{out}: {rows} rows")
 
 
 @app.command(epilog="Example: kdscale student configs/quickstart.yaml student.temperature=8")
@@ -386,14 +273,14 @@ def _advance(
         with runs.only_driver(folder):
             print(f"{folder} set aside as {runs.set_aside(folder)}", file=sys.stderr)
     runs.check(folder, recipe)
-    with runs.only_driver(folder), _bars() as bars:
+    with runs.only_driver(folder), bars() as shown:
         opened, changes = runs.open_run(folder.resolve(), recipe)
         if changes:
-            bars.say(f"the recipe differs from the last one run here: {'; '.join(changes)}")
+            shown.say(f"the recipe differs from the last one run here: {'; '.join(changes)}")
         if remark := data.changed_source(opened):
-            bars.say(f"note: {remark}")
+            shown.say(f"note: {remark}")
         with _stop_on_signals(opened.folder):
-            stages.advance(opened, last, lambda: local.connection(recipe.cluster), bars)
+            stages.advance(opened, last, lambda: local.connection(recipe.cluster), shown)
     results = opened.folder / evaluate.RESULTS
     if last in ("evaluate", "report"):
         _print_results(json.loads(results.read_text()), as_json)
@@ -444,16 +331,6 @@ def _plan(run: Any, folder: Path, changes: list[str], last: str, as_json: bool) 
         print(f"  {step.stage:<10}run {step.run:>4}  reuse {step.reuse:>4}  {step.unit:<22}{about}".rstrip())
     if made.store_bytes is not None:
         print(f"  logit store: about {made.store_bytes / 1e6:.1f} MB")
-
-
-@contextmanager
-def _bars() -> Iterator[Any]:
-    from rich.console import Console
-
-    from kdscale.tracking.progress import Bars
-
-    with Bars(Console(stderr=True)) as bars:
-        yield bars
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from kdscale.files import locked, remove_temporaries
 from kdscale.logits.reader import Targets
 from kdscale.logits.store import Store
 from kdscale.models import zoo
-from kdscale.pipeline import logits, student, workers
+from kdscale.pipeline import logits, workers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
 from kdscale.seeds import derive
@@ -31,7 +31,7 @@ from kdscale.training.fit import Plan, fit
 def train_student(
     folder: Path,
     recipe: Recipe,
-    job: student.Job,
+    job: tuple[str, int],
     job_folder: Path,
     fingerprint: str,
     members: dict[str, str],
@@ -40,6 +40,7 @@ def train_student(
     """On every rank of a group: train one student or control; the sha256 of its weights.
 
     Args:
+        job: ("student" or "control", seed).
         members: checkpoint hash by member of the store.
     """
     kind, seed = job
@@ -80,14 +81,14 @@ def train_student(
             order.steps(settings.epochs), order.samples / order.batch_size, settings, derive(seed, "student", "steps")
         )
         checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{world}")
-        report = Status(job_folder, active=rank == 0, stage="student", job=student.job_name(job), seed=seed)
+        report = Status(job_folder, active=rank == 0, stage="student", job=job_folder.name, seed=seed)
         report.update(state="running", steps=plan.steps)
 
         def tracker(step: int) -> JobTracker:
             return JobTracker(
                 job_folder,
                 "student",
-                student.job_name(job),
+                job_folder.name,
                 step,
                 wandb=recipe.tracking.wandb,
                 group=recipe.name,

@@ -1,0 +1,38 @@
+"""Options and habits that the verbs of the command line share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class DefaultGroup(TyperGroup):
+    """A group that is a verb itself: what is not the name of a subcommand goes to the subcommand `run`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = not args or args[0] in self.commands
+        return super().resolve_command(ctx, args if known else ["run", *args])
+
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file that says everything about the run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Values that replace the recipe's.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME by default.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Set the run directory aside and start anew.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+
+
+@contextmanager
+def bars() -> Iterator[Any]:
+    from rich.console import Console
+
+    from kdscale.tracking.progress import Bars
+
+    with Bars(Console(stderr=True)) as shown:
+        yield shown

@@ -1,0 +1,106 @@
+"""The `kdscale logits` verbs that look after a store."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdscale.errors import RunFailure
+from launcher.options import DefaultGroup, DryRun, Json, RunFolder, bars
+
+logits_app = typer.Typer(
+    cls=DefaultGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Write the members' logits into the store, look at the store, mend it.",
+    epilog="Example: kdscale logits configs/quickstart.yaml; kdscale logits info runs/quickstart",
+)
+
+
+@logits_app.command("info", epilog="Example: kdscale logits info runs/quickstart --json")
+def logits_info(run: RunFolder, as_json: Json = False) -> None:
+    """Show what the store of a run holds and how true it is to the members."""
+    from kdscale.pipeline import health
+    from kdscale.pipeline.run import Run, load_recipe
+
+    seen = health.info(Run(run.resolve(), load_recipe(run)))
+    if as_json:
+        print(json.dumps(seen))
+        return
+    fidelity, missing = seen.pop("fidelity"), seen.pop("missing")
+    for name, value in seen.items():
+        print(f"{name:<17}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+    print(f"{'missing':<17}{len(missing)} blocks{': ' + ', '.join(missing[:3]) if missing else ''}")
+    if fidelity is not None:
+        print(
+            f"{'fidelity':<17}at T = {fidelity['temperature']:g} on {fidelity['rows']} rows: KL {fidelity['kl']:.2g} nats, "
+            f"top-1 agreement {100 * fidelity['agreement']:.1f}%, ECE {100 * fidelity['ece_gap']:+.2f} points, "
+            f"gradient {fidelity['angle']:.2g} degrees off"
+        )
+
+
+@logits_app.command("fsck", epilog="Example: kdscale logits fsck runs/quickstart --repair")
+def logits_fsck(
+    run: RunFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set bad blocks aside and label their shards again.")
+    ] = False,
+    share: Annotated[float, typer.Option("--share", help="Part of the rows that members label again.")] = 0.001,
+    as_json: Json = False,
+) -> None:
+    """Verify every block of a run's store; exit 1 if any is bad or missing and was not mended."""
+    from kdscale.logits import fsck
+    from kdscale.pipeline import health, stages
+    from kdscale.pipeline import run as runs
+    from launcher import local
+
+    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    with runs.only_driver(opened.folder):
+        found = health.check(opened, share)
+        mended = False
+        if found and repair:
+            store = health.open_store(opened)
+            for fault in found:
+                fsck.quarantine(store, fault)
+            with bars() as shown:
+                stages.advance(opened, "logits", lambda: local.connection(opened.recipe.cluster), shown)
+            mended = True
+    if as_json:
+        print(json.dumps({"faults": [{"slot": f.slot.path, "what": f.what} for f in found], "mended": mended}))
+    else:
+        for fault in found:
+            print(f"{fault.slot.path}: {fault.what}")
+        print(f"{len(found)} faults{', mended' if mended else ''}")
+    if found and not mended:
+        raise RunFailure(f"{run}: {len(found)} blocks of the store are bad or missing; mend them with --repair")
+
+
+@logits_app.command("prune", epilog="Example: kdscale logits prune runs/quickstart --dry-run")
+def logits_prune(run: RunFolder, dry_run: DryRun = False) -> None:
+    """Delete what killed writers left, and the blocks of members and views that the recipe no longer names."""
+    from kdscale.logits import fsck
+    from kdscale.pipeline import health, logits
+    from kdscale.pipeline import run as runs
+
+    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    with runs.only_driver(opened.folder):
+        paths = fsck.unused(health.open_store(opened), logits.slots(opened))
+        size = sum(path.stat().st_size for path in paths) if dry_run else fsck.prune(paths)
+    print(f"{len(paths)} files, {size / 1e6:.2f} MB{' would be' if dry_run else ''} deleted")
+
+
+@logits_app.command("export", epilog="Example: kdscale logits export runs/quickstart logits.parquet")
+def logits_export(run: RunFolder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file.")]) -> None:
+    """Write the whole store to one Parquet file: key, shard, view, member and the codec's columns."""
+    from kdscale.logits.export import to_parquet
+    from kdscale.pipeline import health, logits
+    from kdscale.pipeline import run as runs
+
+    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    slots = logits.slots(opened)
+    with bars() as shown:
+        rows = to_parquet(
+            health.open_store(opened), slots, out, lambda blocks: shown.show("blocks", blocks, len(slots))
+        )
+    print(f"{out}: {rows} rows")
