@@ -58,7 +58,7 @@ def check_sample(run: Run) -> None:
     for name, spec in (("data.views", data.views), ("teachers.views", teachers.views)):
         if not spec.changes_nothing:
             raise UserError(
-                f"{name}: views move pixels, and the samples of {data.source} are arrays, not images; leave it out"
+                f"{name}: views move pixels, and the samples of {data.source} are arrays, not images; set {name}={{}}"
             )
 
 
