@@ -82,30 +82,38 @@ def root(
         raise typer.Exit
 
 
-@app.command(epilog="Example: kdscale run configs/quickstart.yaml student.temperature=8 --out runs/t8")
-def run(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-    as_json: Json = False,
-) -> None:
-    """Do everything that a recipe says, skipping what is already done."""
-    _advance("report", recipe, overrides, out, dry_run, fresh, as_json)
+def _stage_verb(group: typer.Typer, name: str, last: str, help_text: str, example: str | None = None) -> None:
+    """Add a verb that brings a recipe's run up to a stage; without an example it is a group's hidden default."""
+
+    def verb(
+        recipe: RecipeFile,
+        overrides: Overrides = None,
+        out: Out = None,
+        dry_run: DryRun = False,
+        fresh: Fresh = False,
+        as_json: Json = False,
+    ) -> None:
+        _advance(last, recipe, overrides, out, dry_run, fresh, as_json)
+
+    epilog = f"Example: kdscale {name} {example}"
+    group.command(name, help=help_text, hidden=example is None, epilog=epilog)(verb)
 
 
-@data_app.command("run", hidden=True)
-def data(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-    as_json: Json = False,
-) -> None:
-    """Make the shards and the manifest of a recipe."""
-    _advance("data", recipe, overrides, out, dry_run, fresh, as_json)
+QUICK = "configs/quickstart.yaml"
+BEFORE = "(and do whatever comes before)"
+_stage_verb(
+    app,
+    "run",
+    "report",
+    "Do everything that a recipe says, skipping what is already done.",
+    f"{QUICK} student.temperature=8 --out runs/t8",
+)
+_stage_verb(data_app, "run", "data", "Make the shards and the manifest of a recipe.")
+_stage_verb(app, "teachers", "teachers", f"Train the ensemble's members {BEFORE}.", f"{QUICK} teachers.count=10")
+_stage_verb(logits_app, "run", "logits", f"Write the members' logits into the store {BEFORE}.")
+_stage_verb(app, "student", "student", f"Train the student and its control {BEFORE}.", f"{QUICK} student.temperature=8")
+_stage_verb(app, "evaluate", "evaluate", f"Measure every model on the test split {BEFORE}.", f"{QUICK} --json")
+_stage_verb(app, "report", "report", f"Write the HTML report {BEFORE}.", QUICK)
 
 
 @data_app.command("import", epilog="Example: kdscale data import --from idx downloads/mnist shards/mnist")
@@ -156,71 +164,6 @@ def data_import(
         )
     else:
         print(f"{out}: {len(manifest.classes)} classes, {counts}, fingerprint {manifest.fingerprint[:12]}")
-
-
-@app.command(epilog="Example: kdscale teachers configs/quickstart.yaml teachers.count=10")
-def teachers(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-    as_json: Json = False,
-) -> None:
-    """Train the ensemble's members (and make the shards if need be)."""
-    _advance("teachers", recipe, overrides, out, dry_run, fresh, as_json)
-
-
-@logits_app.command("run", hidden=True)
-def logits(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-    as_json: Json = False,
-) -> None:
-    """Write the members' logits into the store (and whatever comes before)."""
-    _advance("logits", recipe, overrides, out, dry_run, fresh, as_json)
-
-
-@app.command(epilog="Example: kdscale student configs/quickstart.yaml student.temperature=8")
-def student(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-    as_json: Json = False,
-) -> None:
-    """Train the student and its control (and whatever comes before)."""
-    _advance("student", recipe, overrides, out, dry_run, fresh, as_json)
-
-
-@app.command(epilog="Example: kdscale evaluate configs/quickstart.yaml --json")
-def evaluate(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-    as_json: Json = False,
-) -> None:
-    """Measure every model on the test split (and do whatever comes before)."""
-    _advance("evaluate", recipe, overrides, out, dry_run, fresh, as_json)
-
-
-@app.command(epilog="Example: kdscale report configs/quickstart.yaml")
-def report(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-    as_json: Json = False,
-) -> None:
-    """Write the HTML report (and do whatever comes before)."""
-    _advance("report", recipe, overrides, out, dry_run, fresh, as_json)
 
 
 @app.command(epilog="Example: kdscale status runs/quickstart --json")

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdscale.data.batches import Columns
 from kdscale.data.dataset import Dataset
@@ -37,14 +35,6 @@ def member_rows(store: Store, slot: Slot, checkpoint: str, keys: list[str], temp
             "the store does not match the data"
         )
     return rows.take(np.array([place[key] for key in keys], np.int64))
-
-
-def members_logits(
-    store: Store, shard: str, view: int, members: dict[str, str], keys: list[str]
-) -> NDArray[np.floating[Any]]:
-    """(M, N, C) logits of a shard, from a store that keeps them; `members` are checkpoint hashes by member."""
-    rows = [member_rows(store, Slot(shard, view, m), checkpoint, keys, 1.0) for m, checkpoint in members.items()]
-    return np.stack([r.values for r in rows if isinstance(r, Logits)])
 
 
 class Targets:

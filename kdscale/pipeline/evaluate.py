@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdscale.files import digest, read_json, write_json
 from kdscale.logits.dense import Dense
+from kdscale.logits.rows import Logits
 from kdscale.logits.store import Slot, Store, StoreInfo
 from kdscale.pipeline import student, teachers
 from kdscale.pipeline.run import Run
@@ -21,6 +22,7 @@ from kdscale.tracking.status import stop_file
 
 if TYPE_CHECKING:
     from kdscale.cluster import Needs
+    from kdscale.data.dataset import Dataset
 
 NAME = "evaluate"
 SPLIT = "test"
@@ -154,7 +156,7 @@ def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
     dataset = Dataset(run.dataset, SPLIT, run.manifest)
     y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.shards))])
     store = Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
-    z = {model.name: _read(store, run, model) for model in every}
+    z = {model.name: _read(store, dataset, model) for model in every}
     members = {seed: z[f"teacher-seed-{seed}"] for seed in run.recipe.teachers.seeds}
     return {
         "recipe": run.recipe.model_dump(mode="json"),
@@ -255,12 +257,17 @@ def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
     return sizes
 
 
-def _read(store: Store, run: Run, model: Trained) -> NDArray[np.float32]:
-    shards = run.manifest.splits[SPLIT]
-    blocks = [store.read(Slot(shard.name, 0, model.member), model.checksum) for shard in shards]
-    for shard, block in zip(shards, blocks, strict=True):
-        assert len(block.keys) == shard.samples
-    return np.concatenate([block.logits for block in blocks])
+def _read(store: Store, dataset: "Dataset", model: Trained) -> NDArray[np.float32]:
+    """(N, C) a model's logits of the test split, joined to the dataset's rows by key."""
+    from kdscale.logits.reader import member_rows
+
+    parts = []
+    for number, shard in enumerate(dataset.shards):
+        keys = dataset.decoded(number).keys
+        rows = member_rows(store, Slot(shard.name, 0, model.member), model.checksum, keys, 1.0)
+        assert isinstance(rows, Logits)
+        parts.append(rows.values)
+    return np.concatenate(parts)
 
 
 def _keep_earlier(run: Run) -> None:

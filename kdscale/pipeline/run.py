@@ -136,7 +136,7 @@ class Run:
         return read_json(self.folder / STAGES) or {}
 
 
-def open_run(folder: Path, recipe: Recipe, fresh: bool = False) -> tuple[Run, list[str]]:
+def open_run(folder: Path, recipe: Recipe) -> tuple[Run, list[str]]:
     """Make or re-open a run directory.
 
     Returns:
@@ -145,8 +145,6 @@ def open_run(folder: Path, recipe: Recipe, fresh: bool = False) -> tuple[Run, li
     Raises:
         UserError: the folder is no run, or is one whose dataset or members this recipe could not use.
     """
-    if fresh and folder.exists():
-        set_aside(folder)
     changes = check(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / RECIPE, recipe.dump())

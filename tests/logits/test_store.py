@@ -18,7 +18,7 @@ from kdscale.errors import RunFailure, UserError
 from kdscale.logits import fsck
 from kdscale.logits.export import to_parquet
 from kdscale.logits.producer import label_shard
-from kdscale.logits.reader import Targets, members_logits
+from kdscale.logits.reader import Targets, member_rows
 from kdscale.logits.store import Slot, Store, StoreInfo
 from kdscale.recipe import ViewSpec
 
@@ -160,16 +160,18 @@ def labelled(dataset_folder: Path, tmp_path: Path) -> tuple[Dataset, Store, dict
 def test_targets_are_joined_by_key(labelled) -> None:
     dataset, store, members = labelled
     shard, decoded = dataset.shards[1], dataset.decoded(1)
-    straight = members_logits(store, shard.name, 0, members, decoded.keys)
-    shuffled = members_logits(store, shard.name, 0, members, decoded.keys[::-1])
+
+    def logits_of(view: int, keys: list[str]) -> np.ndarray:
+        slots = [(Slot(shard.name, view, member), checkpoint) for member, checkpoint in members.items()]
+        return np.stack([member_rows(store, slot, checkpoint, keys, 1.0).values for slot, checkpoint in slots])
+
+    straight, shuffled = logits_of(0, decoded.keys), logits_of(0, decoded.keys[::-1])
     assert (shuffled == straight[:, ::-1]).all()
     with pytest.raises(UserError, match=r"has no row for the sample stranger of train-000001.tar"):
-        members_logits(store, shard.name, 0, members, ["stranger"])
+        logits_of(0, ["stranger"])
     targets = Targets(store, dataset, members, 2.0, lambda rows: fused(rows, "mean_probability", 2.0), keep_bytes=200)
     for view in (0, 1, 0):
-        expected = mean_probability(
-            torch.from_numpy(members_logits(store, shard.name, view, members, decoded.keys)), 2.0
-        )
+        expected = mean_probability(torch.from_numpy(logits_of(view, decoded.keys)), 2.0)
         assert torch.equal(targets(1, decoded, view)["p"], expected)
     assert not torch.equal(targets(1, decoded, 0)["p"], targets(1, decoded, 1)["p"])
 

@@ -90,8 +90,9 @@ def test_a_mistake_can_be_mended_in_the_same_directory_while_nothing_is_made(tmp
 def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
     open_run(tmp_path / "r", recipe())
     (tmp_path / "r" / "precious").write_text("x")
-    open_run(tmp_path / "r", recipe(seed=1), fresh=True)
-    open_run(tmp_path / "r", recipe(seed=2), fresh=True)
+    for seed in (1, 2):
+        set_aside(tmp_path / "r")
+        open_run(tmp_path / "r", recipe(seed=seed))
     assert (tmp_path / "r.1" / "precious").read_text() == "x"
     assert (tmp_path / "r.2" / "recipe.yaml").exists()
 
