@@ -13,4 +13,10 @@ class RunFailure(RuntimeError):
 
 
 class Stopped(Exception):
-    """Asked to stop (SIGTERM, SIGUSR1, Ctrl-C): everything is saved, and the same command goes on from there."""
+    """Asked to stop (SIGTERM, SIGUSR1, Ctrl-C): everything is saved, and the same command goes on from there.
+
+    Exit code 130 after Ctrl-C, else 143.
+    """
+
+    interrupted = False
+    """By Ctrl-C."""

@@ -274,7 +274,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{_origin(path, error, overrides or [])}: {_explain(error)}") from None
     return _resolve(recipe, path.parent)
 
 
@@ -328,10 +328,27 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
+def _first(error: ValidationError) -> Any:
+    """The problem that is reported: unknown fields before others."""
+    problems = error.errors()
+    return next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+
+
+def _origin(path: Path, error: ValidationError, overrides: list[str]) -> str:
+    """What to mend: the override that set the field, else the file."""
+    problem = _first(error)
+    where = [str(part) for part in problem["loc"]]
+    unknown = problem["type"] == "extra_forbidden"
+    for override in reversed(overrides):
+        key = override.partition("=")[0].strip().split(".")
+        if where and (where[: len(key)] == key or (unknown and key[: len(where)] == where)):
+            return f"override '{override}'"
+    return str(path)
+
+
 def _explain(error: ValidationError) -> str:
     """The first validation error, unknown fields before others, as one sentence."""
-    problems = error.errors()
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    problem = _first(error)
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_fields(problem["loc"][:-1])

@@ -56,7 +56,9 @@ def main() -> None:
 
 
 def _code(error: Exception) -> int:
-    return {UserError: 2, Stopped: 143}.get(type(error), 1)
+    if isinstance(error, Stopped):
+        return 130 if error.interrupted else 143
+    return 2 if isinstance(error, UserError) else 1
 
 
 def _sentence(error: Exception) -> str:
@@ -163,7 +165,8 @@ def data_import(
             )
         )
     else:
-        print(f"{out}: {len(manifest.classes)} classes, {counts}, fingerprint {manifest.fingerprint[:12]}")
+        listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+        print(f"{out}: {len(manifest.classes)} classes, {listed} samples, fingerprint {manifest.fingerprint[:12]}")
 
 
 @app.command(epilog="Example: kdscale status runs/quickstart --json")
@@ -281,14 +284,22 @@ def _stop_on_signals(folder: Path) -> Iterator[None]:
     """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a request to save and end."""
     from kdscale.tracking.status import stop_file
 
+    interrupted = False
+
     def request(number: int, frame: Any) -> None:
+        nonlocal interrupted
         stop_file(folder).touch()
+        print("stopping: what is under way is being saved", file=sys.stderr)
         if number == signal.SIGINT:
+            interrupted = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         yield
+    except Stopped as stopped:
+        stopped.interrupted = interrupted
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """Options and habits that the verbs of the command line share."""
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +9,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from kdscale.errors import UserError
+
 
 class DefaultGroup(TyperGroup):
     """A group that is a verb itself: what is not the name of a subcommand goes to the subcommand `run`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        known = not args or args[0] in self.commands
-        return super().resolve_command(ctx, args if known else ["run", *args])
+        if not args or args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(args[0], self.commands, n=1)
+        if near and not Path(args[0]).exists():
+            raise UserError(f"kdscale {ctx.info_name} has no verb {args[0]}; did you mean {near[0]}?")
+        return super().resolve_command(ctx, ["run", *args])
 
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file that says everything about the run.")]

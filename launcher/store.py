@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def logits_info(run: RunFolder, as_json: Json = False) -> None:
         return
     fidelity, missing = seen.pop("fidelity"), seen.pop("missing")
     for name, value in seen.items():
-        print(f"{name:<17}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+        print(f"{name:<17}{_plain(value)}")
     print(f"{'missing':<17}{len(missing)} blocks{': ' + ', '.join(missing[:3]) if missing else ''}")
     if fidelity is not None:
         print(
@@ -104,3 +104,13 @@ def logits_export(run: RunFolder, out: Annotated[Path, typer.Argument(metavar="O
             health.open_store(opened), slots, out, lambda blocks: shown.show("blocks", blocks, len(slots))
         )
     print(f"{out}: {rows} rows")
+
+
+def _plain(value: Any) -> str:
+    """A value of the overview as a person writes it."""
+    if isinstance(value, dict):
+        name, *rest = value.items()
+        return ", ".join([str(name[1]), *(f"{key} {_plain(part)}" for key, part in rest)])
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "any" if value is None else str(value)

@@ -77,6 +77,16 @@ def test_mistakes_are_named(write, override: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_override_at_fault_is_named_and_the_file_where_it_is_the_files(write) -> None:
+    for override in ("student.temprature=3", "teecher.count=3", "student.temperature=hot"):
+        with pytest.raises(UserError) as caught:
+            recipes.load(write(SMALL), ["teachers.count=2", override])
+        assert str(caught.value).startswith(f"override '{override}': ")
+    with pytest.raises(UserError) as caught:
+        recipes.load(write({**SMALL, "fusoin": "x"}), ["teachers.count=2"])
+    assert "recipe.yaml: unknown field fusoin" in str(caught.value)
+
+
 def test_files_that_are_no_recipes(write, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such recipe"):
         recipes.load(tmp_path / "none.yaml")

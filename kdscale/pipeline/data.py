@@ -7,6 +7,7 @@ from kdscale.data.manifest import FILE
 from kdscale.errors import Stopped, UserError
 from kdscale.files import digest, read_json, remove_temporaries, write_json
 from kdscale.pipeline.run import IMPORTED, Run
+from kdscale.recipe import Recipe
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
 
@@ -36,7 +37,7 @@ def work(run: Run, bars: Bars) -> None:
             raise Stopped
 
     manifest = import_dataset(recipe.data, recipe.seed, run.dataset, progress)
-    check_sample(run)
+    check_views(recipe, manifest.sample.kind)
     write_json(run.dataset / IMPORTED, {"fingerprint": fingerprint(run), "source": _look(recipe.data.path)})
     counts = ", ".join(f"{manifest.samples(split)} {split}" for split in manifest.splits)
     bars.say(f"data: {len(manifest.classes)} classes, {counts} samples")
@@ -50,10 +51,10 @@ def changed_source(run: Run) -> str | None:
     return f"{run.recipe.data.path} has changed since it was imported; this run keeps what it imported (--fresh imports anew)"
 
 
-def check_sample(run: Run) -> None:
+def check_views(recipe: Recipe, kind: str) -> None:
     """Refuse views of samples that are not images."""
-    data, teachers = run.recipe.data, run.recipe.teachers
-    if run.manifest.sample.kind == "image":
+    data, teachers = recipe.data, recipe.teachers
+    if kind == "image":
         return
     for name, spec in (("data.views", data.views), ("teachers.views", teachers.views)):
         if not spec.changes_nothing:

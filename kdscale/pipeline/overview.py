@@ -6,7 +6,7 @@ from typing import Any
 
 from kdscale.data.manifest import FILE
 from kdscale.pipeline import data, evaluate, logits, report, student, teachers
-from kdscale.pipeline.run import Run, load_recipe
+from kdscale.pipeline.run import Run, has_driver, load_recipe
 from kdscale.tracking import status
 from kdscale.training.done import DONE
 
@@ -54,7 +54,9 @@ def _jobs(run: Run, pattern: str) -> list[dict[str, Any]]:
             continue
         if (folder / DONE).exists():
             state["state"] = "done"
-        if state.get("state") == "running" and time.time() - state.get("time", 0) > STALE:
+        if state.get("state") == "running" and not has_driver(run.folder):
+            state["state"] = "stopped"
+        elif state.get("state") == "running" and time.time() - state.get("time", 0) > STALE:
             state["state"] = "silent"
         left = (state.get("steps", 0) - state.get("step", 0)) / state["rate"] if state.get("rate") else None
         found.append({**state, "job": state.get("job", folder.name), "seconds_left": left and round(left, 1)})

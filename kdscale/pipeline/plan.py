@@ -1,7 +1,7 @@
 """The plan of a run: what is done, what is reused, the store's bytes, and about how long it takes.
 
 Times are estimates: floating-point operations of a forward pass, counted by torch, times three for training, at the
-speed of a short matrix multiplication on this machine.
+speed of a short matrix multiplication on this machine, and what starting up and each step cost besides.
 """
 
 import math
@@ -17,6 +17,10 @@ from kdscale.recipe import ModelSpec, Training
 
 EFFICIENCY = 0.35
 """Part of the measured speed that training small networks reaches."""
+START = {"data": 1.0, "teachers": 8.0, "logits": 0.0, "student": 6.0, "evaluate": 2.0, "report": 0.0}
+"""Seconds until a stage's first step, as seen on two cores: Ray's start and the imports of torch and DeepSpeed."""
+STEP, STEP_OF_RANKS = 0.001, 0.007
+"""Seconds of a step that are not arithmetic: alone, and with several ranks over gloo."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Plan:
 class _Dataset:
     """What is known of the dataset before it is imported."""
 
+    kind: str
     shape: tuple[int, ...]
     classes: int
     train: int
@@ -65,6 +70,7 @@ def make(run: Run, cores: int) -> Plan:
     whole = (run.dataset / FILE).exists() and not data.missing(run)
     if found is None:
         return Plan([Step(stage, 1, 0, "stage", None) for stage in ("data", "teachers", "logits", "student")], None)
+    data.check_views(recipe, found.kind)
     jobs = len(student.jobs(run))
     blocks = recipe.teachers.count * found.shards * recipe.logits.views
     models = recipe.teachers.count + jobs
@@ -80,13 +86,13 @@ def make(run: Run, cores: int) -> Plan:
     speed = _speed()
     teacher, pupil = (_operations(spec, found) / speed for spec in (recipe.teachers.model, recipe.student.model))
     at_once = max(1, cores // recipe.teachers.cpus)
+    ranks = recipe.student.workers
     groups = max(1, cores // (recipe.student.cpus * recipe.student.workers))
     seconds = {
         "data": left["data"] * (found.train + found.test) / 5000,
-        "teachers": _training(recipe.teachers, found, teacher) * math.ceil(left["teachers"] / at_once),
+        "teachers": _training(recipe.teachers, found, teacher, STEP) * math.ceil(left["teachers"] / at_once),
         "logits": teacher * found.train * left["logits"] / max(1, found.shards) / at_once,
-        "student": _training(recipe.student, found, pupil)
-        / recipe.student.workers
+        "student": _training(recipe.student, found, pupil / ranks, STEP if ranks == 1 else STEP_OF_RANKS)
         * math.ceil(left["student"] / groups),
         "evaluate": left["evaluate"] * (teacher + pupil) * found.test * models / at_once,
         "report": left["report"] * 2.0,
@@ -94,7 +100,7 @@ def make(run: Run, cores: int) -> Plan:
     totals = {"data": (1, "import"), "teachers": (recipe.teachers.count, "members"), "logits": (blocks, "blocks")}
     totals |= {"student": (jobs, "students and controls"), "evaluate": (1, "table"), "report": (1, "page")}
     steps = [
-        Step(stage, left[stage], total - left[stage], unit, round(seconds[stage], 1))
+        Step(stage, left[stage], total - left[stage], unit, round(seconds[stage] + START[stage] * bool(left[stage]), 1))
         for stage, (total, unit) in totals.items()
     ]
     row = logits.codec(recipe).bytes_per_row(found.classes) + 16  # and the key
@@ -106,6 +112,7 @@ def _imported(run: Run) -> _Dataset | None:
         return None
     manifest: Manifest = run.manifest
     return _Dataset(
+        manifest.sample.kind,
         manifest.sample.shape,
         len(manifest.classes),
         manifest.samples("train"),
@@ -126,15 +133,18 @@ def _unimported(run: Run) -> _Dataset | None:
     validation = int((named == "validation").sum()) if named is not None else 0
     validation = validation or _part(recipe.validation, total - test)
     train = max(0, total - test - validation)
-    return _Dataset(source.spec.shape, len(source.classes), train, test, math.ceil(train / recipe.shard_size))
+    return _Dataset(
+        source.spec.kind, source.spec.shape, len(source.classes), train, test, math.ceil(train / recipe.shard_size)
+    )
 
 
 def _part(share: float, total: int) -> int:
     return round(share * total) if share < 1 else int(share)
 
 
-def _training(settings: Training, found: _Dataset, seconds_a_sample: float) -> float:
-    return 3 * seconds_a_sample * settings.epochs * found.train
+def _training(settings: Training, found: _Dataset, seconds_a_sample: float, seconds_a_step: float) -> float:
+    samples = settings.epochs * found.train
+    return samples * 3 * seconds_a_sample + samples / settings.batch_size * seconds_a_step
 
 
 def _operations(spec: ModelSpec, found: _Dataset) -> float:

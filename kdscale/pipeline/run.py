@@ -34,6 +34,7 @@ from kdscale.recipe import Recipe
 RECIPE = "recipe.yaml"
 MARK = "fingerprint"
 STAGES = "stages.json"
+LOCK = ".driver.lock"
 HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs"})
 """Fields of teachers and student that say how the work is done, not what comes out.
 
@@ -208,6 +209,18 @@ def load_recipe(folder: Path) -> Recipe:
         raise UserError(f"{path}: cannot be read as a recipe; restore it, or start anew with --fresh") from None
 
 
+def has_driver(folder: Path) -> bool:
+    """Whether a command works on the run at this moment."""
+    try:
+        with open(folder / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
     """Let one command at a time work on a run.
@@ -216,7 +229,7 @@ def only_driver(folder: Path) -> Iterator[None]:
         UserError: another one does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".driver.lock", "a") as file:
+    with open(folder / LOCK, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -79,18 +79,23 @@ def test_a_worker_that_is_killed_is_replaced_and_goes_on(finished, place, patter
     assert numbers(hurt.run) == numbers(finished.run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_stop_signal_saves_and_ends_cleanly(finished, place, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)], ids=str
+)
+def test_a_stop_signal_saves_and_ends_cleanly(place, number: int, code: int) -> None:
     stopped = place()
     process = stopped.start("run", "tiny.yaml", "teachers.epochs=400")
     status = stopped.run / "teachers" / "seed-0" / "status.json"
     wait_for(lambda: status.exists() and "step" in json.loads(status.read_text()))
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 143, err
+    assert process.returncode == code, err
+    assert "stopping: what is under way is being saved" in err
     assert "stopped; everything is saved" in err
     assert list(stopped.run.glob("teachers/seed-0/checkpoints/*/latest.json"))
     wait_for(lambda: not processes(stopped.folder), 20)
+    seen = json.loads(stopped.kdscale("status", "runs/tiny", "--json")[0])
+    assert {job["state"] for job in seen["jobs"]} == {"stopped"}
 
 
 def test_nothing_of_a_killed_run_stays_behind(place) -> None:

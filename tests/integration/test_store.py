@@ -35,6 +35,8 @@ def test_info_of_a_whole_store(finished) -> None:
     assert seen["fidelity"]["agreement"] == 1
     out, _ = finished.kdscale("logits", "info", "runs/tiny")
     assert "fidelity         at T = 4" in out
+    assert "codec            dense, dtype float16" in out
+    assert "temperatures     any" in out
 
 
 def test_what_is_hurt_is_found_and_mended_alone(copy) -> None:

@@ -1,9 +1,11 @@
 """The command line: quick to answer, and one sentence for a mistake."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -82,6 +84,32 @@ def test_importing_by_itself(tmp_path: Path) -> None:
         assert refused.returncode == 2
         assert sentence in refused.stderr
         assert len(refused.stderr.splitlines()) == 1, refused.stderr
+
+
+def test_a_misspelt_verb_is_not_taken_for_a_recipe(tmp_path: Path) -> None:
+    done = kdscale("logits", "fck", "runs/x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "kdscale: kdscale logits has no verb fck; did you mean fsck?\n"
+
+
+def test_the_plan_refuses_what_the_run_would(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(90, 5)), y=np.arange(90) % 3)
+    data = {"source": "npz", "path": "a.npz"}
+    tree = {
+        "name": "a",
+        "data": data,
+        "teachers": {"model": "mlp", "views": {"jitter": 1}},
+        "student": {"model": "mlp"},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(tree))
+    done = kdscale("run", "a.yaml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "set teachers.views={}" in done.stderr
+    planned = kdscale("run", "a.yaml", "--dry-run", "--json", "teachers.views={}", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    seconds = {step["stage"]: step["seconds"] for step in json.loads(planned.stdout)["steps"]}
+    assert seconds["teachers"] >= 8  # starting up counts
+    assert not (tmp_path / "runs").exists()
 
 
 def test_status_of_what_is_no_run(tmp_path: Path) -> None:
