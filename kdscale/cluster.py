@@ -111,6 +111,40 @@ class _Queue:
         job = _Job((0 if urgent else 1, next(self._numbers)), name, function, arguments, needs, retries, done)
         heapq.heappush(self._queue, job)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether jobs are queued."""
+        return bool(self._queue)
+
+    @property
+    def busy(self) -> Needs:
+        """What the running jobs take."""
+        raise NotImplementedError
+
+    @property
+    def left(self) -> bool:
+        """Whether anything is queued or running."""
+        return self.waiting or self.busy != Needs(0, 0)
+
+    def start(self, beside: Needs) -> None:
+        """Start as many jobs as fit beside what others take."""
+        raise NotImplementedError
+
+    def references(self) -> list[Any]:
+        """What is still to come."""
+        raise NotImplementedError
+
+    def collect(self) -> None:
+        """Hand on the results of what is finished."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End whatever still runs."""
+
+    def run(self) -> None:
+        """Work until nothing is queued or running; the rest still finishes when one job fails."""
+        drive(self)
+
     def _next(self, busy: Needs, ranks: int = 1) -> _Job | None:
         """The most urgent job, if it fits beside what is running."""
         if self.stopped():
@@ -139,7 +173,7 @@ class _Queue:
         else:
             self.failures[job.name] = cause
 
-    def _report(self) -> None:
+    def report(self) -> None:
         """Raise for what failed, once all the rest is done."""
         if self.stopped():
             raise Stopped
@@ -170,39 +204,74 @@ def check_fits(name: str, one: Needs, ranks: int = 1) -> None:
         )
 
 
+def drive(first: _Queue, second: _Queue | None = None, reserve: Needs | None = None) -> None:
+    """Work a queue, or two side by side, until nothing is left; a failure in one that is through ends the other.
+
+    Args:
+        first: has the first claim: while it waits and nothing of it runs, the second starts nothing new.
+        second: where the first depends on its results, `reserve` is what the first must leave to it.
+    """
+    none = Needs(0, 0)
+    queues = [queue for queue in (first, second) if queue is not None]
+    try:
+        while any(queue.left for queue in queues) and not any(queue.failures and not queue.left for queue in queues):
+            kept = reserve if reserve and second is not None and second.left and second.busy == none else none
+            first.start((second.busy if second is not None else none) + kept)
+            if second is not None and not (first.waiting and first.busy == none):
+                second.start(first.busy)
+            _wait([reference for queue in queues for reference in queue.references()])
+            for queue in queues:
+                queue.tick()
+                queue.collect()
+    finally:
+        for queue in queues:
+            queue.close()
+    for queue in reversed(queues):
+        queue.report()
+
+
 class Tasks(_Queue):
     """Independent tasks: as many at once as fit, urgent ones first."""
 
-    def run(self) -> None:
-        """Work until nothing is queued or running; the rest still finishes when one fails."""
-        running: dict[Any, _Job] = {}
-        while self._queue or running:
-            busy = sum((job.needs for job in running.values()), Needs(0, 0))
-            while (job := self._next(busy)) is not None:
-                remote = ray.remote(job.function).options(
-                    num_cpus=job.needs.cpus,
-                    num_gpus=job.needs.gpus,
-                    max_retries=0,
-                    scheduling_strategy="SPREAD",
-                    name=job.name,
-                )
-                running[remote.remote(*job.arguments)] = job
-                busy = busy + job.needs
-            ready = _wait(list(running))
-            self.tick()
-            for reference in ready:
-                job = running.pop(reference)
-                try:
-                    result = ray.get(reference)
-                except Exception as error:
-                    self._failed(job, error)
-                else:
-                    job.done(result)
-        self._report()
+    def __init__(self, tick: Tick, stopped: Callable[[], bool]):
+        super().__init__(tick, stopped)
+        self._running: dict[Any, _Job] = {}
+
+    @property
+    def busy(self) -> Needs:
+        return sum((job.needs for job in self._running.values()), Needs(0, 0))
+
+    def start(self, beside: Needs) -> None:
+        while (job := self._next(self.busy + beside)) is not None:
+            remote = ray.remote(job.function).options(
+                num_cpus=job.needs.cpus,
+                num_gpus=job.needs.gpus,
+                max_retries=0,
+                scheduling_strategy="SPREAD",
+                name=job.name,
+            )
+            self._running[remote.remote(*job.arguments)] = job
+
+    def references(self) -> list[Any]:
+        return list(self._running)
+
+    def collect(self) -> None:
+        if not self._running:
+            return
+        ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        for reference in ready:
+            job = self._running.pop(reference)
+            try:
+                result = ray.get(reference)
+            except Exception as error:
+                self._failed(job, error)
+            else:
+                job.done(result)
 
 
 class Groups(_Queue):
-    """Jobs that each take a group of ranks with a process group between them.
+    """Jobs that each take a group of ranks with a process group between them. A job's function runs on every rank; rank
+    0's result counts.
 
     Ranks are actors in a placement group. A group does job after job; when any of its ranks fails, all are killed
     and the next job gets a new group, since a process group does not survive the loss of a member.
@@ -211,35 +280,45 @@ class Groups(_Queue):
     def __init__(self, tick: Tick, stopped: Callable[[], bool], ranks: int, needs: Needs):
         super().__init__(tick, stopped)
         self.ranks, self.needs = ranks, needs
+        self._idle: list[_Group] = []
+        self._running: dict[_Group, _Job] = {}
 
-    def run(self) -> None:
-        """Work until nothing is queued or running. A job's function runs on every rank; rank 0's result counts."""
-        idle: list[_Group] = []
-        running: dict[_Group, _Job] = {}
-        try:
-            while self._queue or running:
-                busy = self.needs * (self.ranks * len(running))
-                while (job := self._next(busy, self.ranks)) is not None:
-                    group = idle.pop() if idle else _Group(self.ranks, self.needs)
-                    group.start(job)
-                    running[group] = job
-                    busy = busy + self.needs * self.ranks
-                _wait([r for group in running for r in group.waiting()])
-                self.tick()
-                for group in [g for g in running if g.settled()]:
-                    job = running.pop(group)
-                    try:
-                        result = group.result()
-                    except Exception as error:
-                        group.kill()
-                        self._failed(job, error)
-                    else:
-                        idle.append(group)
-                        job.done(result)
-        finally:
-            for group in [*idle, *running]:
+    @property
+    def busy(self) -> Needs:
+        return self.needs * (self.ranks * len(self._running))
+
+    def start(self, beside: Needs) -> None:
+        while (job := self._next(self.busy + beside, self.ranks)) is not None:
+            group = self._idle.pop() if self._idle else _Group(self.ranks, self.needs)
+            group.start(job)
+            self._running[group] = job
+
+    def references(self) -> list[Any]:
+        return [reference for group in self._running for reference in group.waiting()]
+
+    def collect(self) -> None:
+        for group in [g for g in self._running if g.settled()]:
+            job = self._running.pop(group)
+            try:
+                result = group.result()
+            except Exception as error:
                 group.kill()
-        self._report()
+                self._failed(job, error)
+            else:
+                self._idle.append(group)
+                job.done(result)
+        if not self.waiting:
+            self._kill(self._idle)
+
+    def close(self) -> None:
+        self._kill(self._idle)
+        self._kill(list(self._running))
+        self._running.clear()
+
+    @staticmethod
+    def _kill(groups: "list[_Group]") -> None:
+        while groups:
+            groups.pop().kill()
 
 
 class _Group:
@@ -319,13 +398,12 @@ class _Rank:
         return function(*arguments)
 
 
-def _wait(references: list[Any]) -> list[Any]:
-    """Those that are ready, after at most a poll."""
-    if not references:
+def _wait(references: list[Any]) -> None:
+    """Until one is ready, or for a poll."""
+    if references:
+        ray.wait(references, timeout=POLL)
+    else:
         time.sleep(POLL)
-        return []
-    ready, _ = ray.wait(references, timeout=POLL)
-    return list(ready)
 
 
 def cause_of(error: BaseException) -> BaseException:

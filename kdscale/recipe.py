@@ -148,6 +148,24 @@ class Logits(Section):
     """Temperatures that topk (any number) or sampled (one) is to serve; the student's by default."""
     views: int = Field(1, ge=1)
     """Views stored of each sample; view 0 is the plain one."""
+    path: str | None = None
+    """Where stores are kept instead of RUN/logits: a folder, or an object store such as s3://bucket/prefix."""
+
+
+class Fusion(Section):
+    """How the members' outputs become one target; a string is short for the rule alone."""
+
+    rule: Literal["mean_probability", "mean_logit"] = "mean_probability"
+    members: list[int] | None = None
+    """Seeds of the members that count; all by default."""
+    without: list[int] = Field(default_factory=list)
+    """Seeds of members that are left out."""
+    weights: dict[int, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Weight of a seed's member, relative to the others' 1."""
+
+
+def _fusion(value: Any) -> Any:
+    return {"rule": value} if isinstance(value, str) else value
 
 
 class Student(Training):
@@ -161,6 +179,11 @@ class Student(Training):
     """Weight of the hard-label term, relative to the soft term's 1."""
     control: bool = True
     """Also train the same student on hard labels alone, with the same budget."""
+    quorum: int | None = Field(None, ge=1)
+    """Begin as soon as so many members have labelled, take in others as they come, and have all in the last epoch; by
+    default training begins when all are there."""
+    deadline: float = Field(3600.0, gt=0)
+    """Seconds without news after which a student that waits for members gives up."""
     workers: int = Field(2, ge=1)
     """Data-parallel ranks."""
     deepspeed: dict[str, Any] | str = Field(default_factory=dict)
@@ -214,21 +237,43 @@ class Recipe(Section):
     data: Data = Data()
     teachers: Teachers
     logits: Logits = Logits()
-    fusion: Literal["mean_probability", "mean_logit"] = "mean_probability"
-    """How the members' outputs become one target."""
+    fusion: Annotated[Fusion, BeforeValidator(_fusion)] = Fusion()
     student: Student
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
+
+    @property
+    def fused_seeds(self) -> list[int]:
+        """Seeds of the members that a target is made of."""
+        asked = self.teachers.seeds if self.fusion.members is None else self.fusion.members
+        return [seed for seed in self.teachers.seeds if seed in asked and seed not in self.fusion.without]
+
+    @model_validator(mode="after")
+    def _members_exist(self) -> "Recipe":
+        fusion, seeds = self.fusion, self.teachers.seeds
+        for name in ("members", "without", "weights"):
+            strangers = [seed for seed in getattr(fusion, name) or () if seed not in seeds]
+            if strangers:
+                raise ValueError(
+                    f"fusion.{name}: {strangers[0]} is no member's seed; the teachers' are {seeds[0]} to {seeds[-1]}"
+                )
+        if not self.fused_seeds:
+            raise ValueError("fusion: no member is left; name fewer in fusion.without")
+        if self.student.quorum is not None and self.student.quorum > len(self.fused_seeds):
+            raise ValueError(
+                f"student.quorum is {self.student.quorum} and the ensemble has {len(self.fused_seeds)} members; lower it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _codec_serves(self) -> "Recipe":
         logits = self.logits
         if logits.codec == "dense":
             return self
-        if self.fusion != "mean_probability":
+        if self.fusion.rule != "mean_probability":
             raise ValueError(
-                f"logits.codec: {logits.codec} keeps too little for fusion {self.fusion}; take codec dense"
+                f"logits.codec: {logits.codec} keeps too little for fusion {self.fusion.rule}; take codec dense"
             )
         if logits.temperatures and self.student.temperature not in logits.temperatures:
             raise ValueError(
@@ -380,7 +425,10 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     if isinstance(student.deepspeed, str):
         student = student.model_copy(update={"deepspeed": _read_deepspeed(_find(student.deepspeed, folder))})
     student = student.model_copy(update=_stated_by_deepspeed(student))
-    return recipe.model_copy(update={"data": data, "student": student})
+    logits = recipe.logits
+    if logits.path and "://" not in logits.path:
+        logits = logits.model_copy(update={"path": str(Path(logits.path).expanduser().absolute())})
+    return recipe.model_copy(update={"data": data, "student": student, "logits": logits})
 
 
 def _find(path: str, folder: Path) -> Path:

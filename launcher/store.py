@@ -1,12 +1,13 @@
 """The `kdscale logits` verbs that look after a store."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kdscale.errors import RunFailure
+from kdscale.errors import RunFailure, UserError
 from launcher.options import DefaultGroup, DryRun, Json, RunFolder, bars
 
 logits_app = typer.Typer(
@@ -28,9 +29,11 @@ def logits_info(run: RunFolder, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(seen))
         return
-    fidelity, missing = seen.pop("fidelity"), seen.pop("missing")
+    fidelity, missing, sets = (seen.pop(name) for name in ("fidelity", "missing", "fused"))
     for name, value in seen.items():
         print(f"{name:<17}{_plain(value)}")
+    for name, made_of in sets.items():
+        print(f"{name:<19}{_plain(made_of['members'])} by {made_of['rule']}, {made_of['bytes_per_row']} bytes a row")
     print(f"{'missing':<17}{len(missing)} blocks{': ' + ', '.join(missing[:3]) if missing else ''}")
     if fidelity is not None:
         print(
@@ -50,7 +53,6 @@ def logits_fsck(
     as_json: Json = False,
 ) -> None:
     """Verify every block of a run's store; exit 1 if any is bad or missing and was not mended."""
-    from kdscale.logits import fsck
     from kdscale.pipeline import health, stages
     from kdscale.pipeline import run as runs
     from launcher import local
@@ -60,11 +62,8 @@ def logits_fsck(
         found = health.check(opened, share)
         mended = False
         if found and repair:
-            store = health.open_store(opened)
-            for fault in found:
-                fsck.quarantine(store, fault)
-            with bars() as shown:
-                stages.advance(opened, "logits", lambda: local.connection(opened.recipe.cluster), shown)
+            with bars() as shown, local.connection(opened.recipe.cluster):
+                health.mend(opened, found, lambda: stages.advance(opened, "logits", nullcontext, shown), shown)
             mended = True
     if as_json:
         print(json.dumps({"faults": [{"slot": f.slot.path, "what": f.what} for f in found], "mended": mended}))
@@ -85,23 +84,51 @@ def logits_prune(run: RunFolder, dry_run: DryRun = False) -> None:
 
     opened = runs.Run(run.resolve(), runs.load_recipe(run))
     with runs.only_driver(opened.folder):
-        paths = fsck.unused(health.open_store(opened), logits.slots(opened))
-        size = sum(path.stat().st_size for path in paths) if dry_run else fsck.prune(paths)
-    print(f"{len(paths)} files, {size / 1e6:.2f} MB{' would be' if dry_run else ''} deleted")
+        store = logits.open_store(opened)
+        keep = health.wanted(opened, store)
+        found = fsck.unused(store, keep)
+        count, size = (len(found), sum(found.values())) if dry_run else fsck.prune(store, keep)
+    print(f"{count} files, {size / 1e6:.2f} MB{' would be' if dry_run else ''} deleted")
+
+
+@logits_app.command("fuse", epilog="Example: kdscale logits fuse runs/quickstart --members 0,1,2")
+def logits_fuse(
+    run: RunFolder,
+    members: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; the recipe's by default.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Fusion rule; the recipe's by default.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="T of a mean probability; the student's by default.")
+    ] = None,
+) -> None:
+    """Fuse members on disk, so that students read one block where they read several."""
+    from kdscale.pipeline import fuse, logits
+    from kdscale.pipeline import run as runs
+    from launcher import local
+
+    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    try:
+        seeds = None if members is None else [int(seed) for seed in members.split(",")]
+    except ValueError:
+        raise UserError(f"--members {members}: give seeds with commas between them, such as 0,1,2") from None
+    made_of = fuse.make(opened, seeds, rule, temperature)
+    with runs.only_driver(opened.folder), local.connection(opened.recipe.cluster), bars() as shown:
+        name = fuse.work(opened, made_of, shown)
+    blocks, rows, size = logits.open_store(opened).listing().totals(name)
+    print(f"{name}: {len(made_of.members)} members in {blocks} blocks, {size / max(1, rows):.1f} bytes a row")
 
 
 @logits_app.command("export", epilog="Example: kdscale logits export runs/quickstart logits.parquet")
 def logits_export(run: RunFolder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file.")]) -> None:
     """Write the whole store to one Parquet file: key, shard, view, member and the codec's columns."""
     from kdscale.logits.export import to_parquet
-    from kdscale.pipeline import health, logits
+    from kdscale.pipeline import logits
     from kdscale.pipeline import run as runs
 
     opened = runs.Run(run.resolve(), runs.load_recipe(run))
     slots = logits.slots(opened)
     with bars() as shown:
         rows = to_parquet(
-            health.open_store(opened), slots, out, lambda blocks: shown.show("blocks", blocks, len(slots))
+            logits.open_store(opened), slots, out, lambda blocks: shown.show("blocks", blocks, len(slots))
         )
     print(f"{out}: {rows} rows")
 

@@ -13,18 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdscale.data import views
+from kdscale.data import columns, views
+from kdscale.data.columns import Columns
 from kdscale.data.dataset import Dataset
 from kdscale.data.manifest import Manifest
 from kdscale.data.order import Order, Rows
 from kdscale.data.shards import Decoded
 from kdscale.recipe import ViewSpec
 
-Columns = dict[str, Tensor]
-"""Named tensors with one row for each sample."""
-
-Join = Callable[[int, Decoded, int], Columns]
-"""(shard number, decoded shard, view) -> what is joined to each of the shard's rows."""
+Join = Callable[[int, Decoded, int, int], Columns]
+"""(shard number, decoded shard, view, epoch) -> what is joined to each of the shard's rows."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Batches:
             for name in ("x", "ids", "y", "view")
         )
         names = parts[0][0].targets
-        targets = {name: _stack([window.targets[name][rows] for window, rows in parts]) for name in names}
+        targets = {name: columns.stack([window.targets[name][rows] for window, rows in parts]) for name in names}
         device = self.pixels.device
         return Batch(
             x=self.pixels(x, ids, view),
@@ -145,24 +143,7 @@ class Batches:
             x[where], ids[where], y[where] = decoded.x[taken], decoded.ids[taken], decoded.y[taken]
             if self.join is not None:
                 rows_to, rows_from = torch.from_numpy(where), torch.from_numpy(taken)
-                for name, joined in self.join(int(number), decoded, view).items():
-                    targets[name] = _place(targets.get(name), n, rows_to, joined[rows_from])
+                for name, joined in self.join(int(number), decoded, view, epoch).items():
+                    targets[name] = columns.place(targets.get(name), n, rows_to, joined[rows_from])
         assert x is not None
         return _Window(x, ids, y, np.full(n, view, np.int64), targets)
-
-
-def _place(column: Tensor | None, rows: int, where: Tensor, values: Tensor) -> Tensor:
-    """Put rows into a column, which grows in its last dimension to hold the widest."""
-    width = values.shape[-1]
-    if column is None:
-        column = values.new_zeros((rows, *values.shape[1:]))
-    elif column.shape[-1] < width:
-        column = torch.nn.functional.pad(column, (0, width - column.shape[-1]))
-    column[where, ..., :width] = values
-    return column
-
-
-def _stack(columns: list[Tensor]) -> Tensor:
-    """Rows one below the other, padded with zeros to the widest last dimension."""
-    width = max(column.shape[-1] for column in columns)
-    return torch.cat([torch.nn.functional.pad(column, (0, width - column.shape[-1])) for column in columns])

@@ -5,40 +5,60 @@ mean probability can still be had without filling in what the codec left out: dr
 and top-k heads stay side by side, each with its own tail, since a class in one member's head may be in another's tail.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kdscale.data.batches import Columns
+from kdscale.data import columns
+from kdscale.data.columns import Columns
+from kdscale.ensemble import uncertainty
+from kdscale.ensemble.covers import Part
 from kdscale.ensemble.fusion import RULES
+from kdscale.ensemble.live import Live
 from kdscale.errors import UserError
+from kdscale.logits.reader import member_rows
+from kdscale.logits.records import Slot
 from kdscale.logits.rows import Logits, Sparse
+from kdscale.logits.store import Store
+
+AT_ONCE = 1 << 24
+"""Logits of all members that are fused at once, so that the shard's size does not matter."""
 
 
-def fused(rows: Sequence[Logits | Sparse], rule: str, temperature: float) -> Columns:
+def fused(
+    rows: Sequence[Logits | Sparse], rule: str, temperature: float, weights: Sequence[float] | None = None
+) -> Columns:
     """The target of N rows at a temperature.
+
+    Args:
+        weights: of each member, relative to the others'; equal by default.
 
     Returns:
         `p` (N, C) where the store keeps all logits; else `ids`, `p` (N, G, K) and `tail` (N, G) of G groups whose
-        losses are averaged.
+        losses are averaged, with `weight` (N, G) where they do not count alike.
 
     Raises:
         UserError: the rule needs logits that the codec left out.
     """
+    share = torch.tensor(weights if weights is not None else [1.0] * len(rows), dtype=torch.float64)
+    share = (share / share.sum()).float()
     logits = [r.values for r in rows if isinstance(r, Logits)]
     if len(logits) == len(rows):
-        return {"p": RULES[rule](torch.from_numpy(np.stack(logits)), temperature)}
+        return {"p": _fuse_all(logits, rule, temperature, share)}
     check(rule)
     sparse = [r for r in rows if isinstance(r, Sparse)]
-    if any(r.tail.any() for r in sparse):
-        ids, p = (np.stack([getattr(r, name) for r in sparse], 1) for name in ("ids", "p"))
-        tail = np.stack([r.tail for r in sparse], 1)
-    else:
+    if not any(r.tail.any() for r in sparse):
         ids = np.concatenate([r.ids for r in sparse], 1)[:, None]
-        p = np.concatenate([r.p for r in sparse], 1)[:, None] / len(sparse)
+        p = np.concatenate([r.p * w for r, w in zip(sparse, share.numpy(), strict=True)], 1)[:, None]
         tail = np.zeros((len(p), 1), np.float32)
-    return {"ids": torch.from_numpy(ids), "p": torch.from_numpy(p), "tail": torch.from_numpy(tail)}
+        return {"ids": torch.from_numpy(ids), "p": torch.from_numpy(p), "tail": torch.from_numpy(tail)}
+    ids, p = (np.stack([getattr(r, name) for r in sparse], 1) for name in ("ids", "p"))
+    tail = np.stack([r.tail for r in sparse], 1)
+    target = {"ids": torch.from_numpy(ids), "p": torch.from_numpy(p), "tail": torch.from_numpy(tail)}
+    equal = bool((share == share[0]).all())
+    return target if equal else {**target, "weight": share.expand(len(ids), -1).contiguous()}
 
 
 def check(rule: str) -> None:
@@ -48,3 +68,123 @@ def check(rule: str) -> None:
             f"fusion: {rule} needs every logit, which only logits.codec dense keeps; "
             "take that codec, or fusion mean_probability"
         )
+
+
+class Targets:
+    """The fused targets of a store's rows, shard by shard or key by key; fused shards are kept in memory.
+
+    Example:
+        >>> targets = Targets(Store.open("runs/quickstart/logits"), temperature=4.0)
+        >>> targets.of(["train-000001", "train-000002"])["p"].shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        temperature: float,
+        members: Mapping[str, str] | Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        rule: str = "mean_probability",
+        parts: Sequence[Part] | None = None,
+        live: Live | None = None,
+        measures: bool = False,
+        keep_bytes: int = 1 << 30,
+    ):
+        """
+        Args:
+            members: those that count, by name, with the hashes of their weights if they are to be checked; all that the
+                store holds by default.
+            weights: of members, relative to the others' 1.
+            parts: what is read instead of single members: a cover, see `covers.cheapest`.
+            live: for a store that is still being written.
+            measures: also give each row its `kdscale.ensemble.uncertainty`.
+        """
+        if rule not in RULES:
+            raise UserError(f"fusion: {rule} is not one of {', '.join(RULES)}")
+        self.store, self.temperature, self.rule = store, temperature, rule
+        self.live, self.measures = live, measures
+        self._weights = dict(weights or {})
+        named = live.members if live is not None else _members(store, members)
+        self.parts = list(parts) if parts is not None else self._single(named)
+        self._kept: dict[tuple[str, int, tuple[str, ...]], Columns] = {}
+        self._left = keep_bytes
+        self._places: dict[str, tuple[str, int]] | None = None
+
+    def shard(self, shard: str, keys: list[str], view: int = 0, epoch: int = 0) -> Columns:
+        """The targets of a shard's rows, in the order of `keys`.
+
+        Raises:
+            UserError: a block is missing, damaged, or lacks a key.
+            RunFailure: a live store's shard did not come in time.
+        """
+        parts = self.parts if self.live is None else self._single(self.live.present(shard, view, epoch))
+        name = (shard, view, tuple(part.member for part in parts))
+        if name in self._kept:
+            return self._kept[name]
+        rows = [
+            member_rows(self.store, Slot(shard, view, part.member), part.checkpoint, keys, self.temperature)
+            for part in parts
+        ]
+        target = fused(rows, self.rule, self.temperature, [part.weight for part in parts])
+        if self.measures:
+            target |= uncertainty.of_rows(rows, self.temperature)
+        if self.live is not None:
+            target["members"] = torch.full((len(keys),), float(len(parts)))
+        while self._kept and self._left < columns.nbytes(target):
+            self._left += columns.nbytes(self._kept.pop(next(iter(self._kept))))
+        self._kept[name] = target
+        self._left -= columns.nbytes(target)
+        return target
+
+    def of(self, keys: Sequence[str], view: int = 0) -> Columns:
+        """The targets of any keys, in their order. The first call reads the keys of the whole store into memory.
+
+        Raises:
+            UserError: the store has no such key.
+        """
+        places = self._places = self._places or self._index()
+        by_shard: dict[str, list[int]] = {}
+        for number, key in enumerate(keys):
+            if key not in places:
+                raise UserError(f"{self.store.name}: has no row for the sample {key}; label its shard first")
+            by_shard.setdefault(places[key][0], []).append(number)
+        found: Columns = {}
+        for shard, numbers in by_shard.items():
+            rows = torch.tensor([places[keys[number]][1] for number in numbers])
+            for name, column in self.shard(shard, self._keys(shard), view).items():
+                found[name] = columns.place(found.get(name), len(keys), torch.tensor(numbers), column[rows])
+        return found
+
+    def _index(self) -> dict[str, tuple[str, int]]:
+        return {
+            key: (shard, row) for shard in self.store.listing().shards() for row, key in enumerate(self._keys(shard))
+        }
+
+    def _keys(self, shard: str) -> list[str]:
+        return self.store.read(Slot(shard, 0, self.parts[0].member)).keys
+
+    def _single(self, members: Mapping[str, str | None]) -> list[Part]:
+        return [Part(name, checkpoint, self._weights.get(name, 1.0)) for name, checkpoint in members.items()]
+
+
+def _members(store: Store, asked: Mapping[str, str] | Sequence[str] | None) -> Mapping[str, str | None]:
+    if isinstance(asked, Mapping):
+        return dict(asked)
+    there = {name: maker.checkpoint for name, maker in store.listing().members.items() if maker.fused is None}
+    unknown = [name for name in asked or () if name not in there]
+    if unknown or not there:
+        raise UserError(
+            f"{store.name}: holds no member {unknown[0] if unknown else 'at all'}; it has {', '.join(there) or 'none'}"
+        )
+    return {name: there[name] for name in asked or sorted(there)}
+
+
+def _fuse_all(logits: list[np.ndarray], rule: str, temperature: float, weights: Tensor) -> Tensor:
+    rows, classes = logits[0].shape
+    step = max(1, AT_ONCE // (len(logits) * classes))
+    parts = [
+        RULES[rule](torch.from_numpy(np.stack([z[start : start + step] for z in logits])), temperature, weights)
+        for start in range(0, rows, step)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -29,6 +29,11 @@ class Codec(Protocol):
         """Those it serves; None for any."""
         ...
 
+    @property
+    def compression(self) -> str | None:
+        """Of a block's columns: None for what is read by mapping."""
+        ...
+
     def bytes_per_row(self, classes: int) -> float:
         """Bytes of a row without its key: exact where rows have one size, else the most."""
         ...

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
-from kdscale.errors import RunFailure
+from kdscale.errors import RunFailure, UserError
 from kdscale.logits.rows import Logits
 
 Type = Literal["float16", "bfloat16", "float32", "int8"]
@@ -24,35 +25,48 @@ class Dense:
     """All C logits of a row."""
 
     dtype: Type = "float16"
+    temperature: float | None = None
+    """The only one that these logits are for: those of a fused set, whose mean was taken there. None for any."""
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "dense", "dtype": self.dtype}
+        fixed = {} if self.temperature is None else {"temperature": float(self.temperature)}
+        return {"name": "dense", "dtype": self.dtype, **fixed}
 
     @property
-    def temperatures(self) -> None:
+    def temperatures(self) -> list[float] | None:
+        return None if self.temperature is None else [float(self.temperature)]
+
+    @property
+    def compression(self) -> None:
         return None
 
     def bytes_per_row(self, classes: int) -> float:
         return {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}[self.dtype] * classes + 8 * (self.dtype == "int8")
 
     def encode(self, logits: NDArray[np.float32], draws: NDArray[np.float64]) -> dict[str, pa.Array]:
-        z = np.ascontiguousarray(logits, np.float32)
+        z = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
         if self.dtype == "int8":
-            low, high = z.min(1), z.max(1)
-            offset = (low / 2 + high / 2).astype(np.float32)
-            scale = ((high / 2 - low / 2) / _STEPS).astype(np.float32)
-            steps = np.rint((z - offset[:, None]) / np.where(scale > 0, scale, 1)[:, None])
-            codes = np.clip(steps, -_STEPS, _STEPS).astype(np.int8)
-            return {"logits": _lists(codes), "offset": pa.array(offset), "scale": pa.array(scale)}
+            low, high = z.aminmax(dim=1)
+            offset, scale = low / 2 + high / 2, (high / 2 - low / 2) / _STEPS
+            steps = (z - offset[:, None]).div_(torch.where(scale > 0, scale, 1.0)[:, None]).round_()
+            codes = steps.clamp_(-_STEPS, _STEPS).to(torch.int8)
+            return {"logits": _lists(codes), "offset": pa.array(offset.numpy()), "scale": pa.array(scale.numpy())}
         if self.dtype == "bfloat16":
-            return {"logits": _lists(_to_bfloat16(z))}
-        most = float(np.abs(z).max(initial=0.0))
-        if self.dtype == "float16" and most > float(np.finfo(np.float16).max):
+            return {"logits": _lists(z.bfloat16().view(torch.uint16))}
+        if self.dtype == "float32":
+            return {"logits": _lists(z)}
+        most = max(map(abs, torch.stack(z.aminmax()).tolist())) if z.numel() else 0.0
+        if most > torch.finfo(torch.float16).max:
             raise RunFailure(f"a logit of {most:.6g} does not fit float16; set logits.dtype to bfloat16 or float32")
-        return {"logits": _lists(z.astype(self.dtype))}
+        return {"logits": _lists(z.half())}
 
     def decode(self, table: pa.Table, classes: int, temperature: float) -> Logits:
         """The logits, without a copy for float16 and float32 in a mapped table."""
+        if self.temperature not in (None, temperature):
+            raise UserError(
+                f"this fused set serves T = {self.temperature:g}, not {temperature:g}; "
+                f"read its members, or fuse them again with kdscale logits fuse --temperature {temperature:g}"
+            )
         values = lists(table, "logits")
         if self.dtype == "int8":
             offset, scale = (table.column(name).to_numpy() for name in ("offset", "scale"))
@@ -69,11 +83,5 @@ def lists(table: pa.Table, name: str) -> NDArray[Any]:
     return values.reshape(-1, column.type.list_size)
 
 
-def _lists(rows: NDArray[Any]) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
-
-
-def _to_bfloat16(z: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper halves of float32, rounded to the nearest, ties to even."""
-    bits = z.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+def _lists(rows: torch.Tensor) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.flatten().numpy()), rows.shape[1])

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 
 from kdscale.errors import UserError
 from kdscale.files import written_aside
-from kdscale.logits.store import Slot, Store
+from kdscale.logits.records import Slot
+from kdscale.logits.store import Store
 
 
 def to_parquet(
@@ -35,6 +36,6 @@ def to_parquet(
             rows += len(whole)
             progress(blocks)
         if writer is None:
-            raise UserError(f"{store.folder}: there is nothing to export; fill the store with kdscale logits")
+            raise UserError(f"{store.name}: there is nothing to export; fill the store with kdscale logits")
         writer.close()
     return rows

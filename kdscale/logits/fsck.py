@@ -4,14 +4,13 @@ What is wrong is found without the members: a record without a block, a block wh
 block of another version of the shard, keys that are not the shard's. `kdscale.pipeline.health` adds what needs them.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from kdscale.data.dataset import Dataset
 from kdscale.errors import UserError
-from kdscale.logits.store import Slot, Store
+from kdscale.logits.records import Slot, commit_path
+from kdscale.logits.store import Store
 
 QUARANTINE = ".quarantine"
 
@@ -47,34 +46,37 @@ def faults(store: Store, dataset: Dataset, slots: Iterable[Slot]) -> Iterator[Fa
             yield Fault(slot, str(error))
 
 
-def quarantine(store: Store, fault: Fault) -> list[Path]:
-    """Move a bad slot's block and record to STORE/.quarantine, which empties the slot; where they lie now."""
+def quarantine(store: Store, slots: Sequence[Slot]) -> list[str]:
+    """Copy bad slots' blocks and records to STORE/.quarantine, then empty the slots; what was set aside."""
     moved = []
-    record_path = store.commit_path(fault.slot)
-    blocks = sorted((store.folder / "blocks").glob(f"{fault.slot.path}-*.arrow"))
-    for path in (record_path, *blocks):  # the record first: from then on nobody believes the block
-        if path.exists():
-            aside = store.folder / QUARANTINE / path.relative_to(store.folder)
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, aside)
-            moved.append(aside)
+    blocks: dict[str, list[str]] = {}
+    for path, _ in store.place.list("blocks"):
+        blocks.setdefault(path[len("blocks/") : path.rindex("-")], []).append(path)
+    for slot in slots:
+        for path in (commit_path(slot), *sorted(blocks.get(slot.path, ()))):
+            try:
+                store.place.write(f"{QUARANTINE}/{path}", [store.place.read(path)])
+            except FileNotFoundError:
+                continue
+            moved.append(path)
+    store.retract(*slots)  # from now on nobody believes the blocks
+    for path in moved:
+        store.place.delete(path)
     return moved
 
 
-def unused(store: Store, slots: Iterable[Slot]) -> list[Path]:
-    """Files of the store that none of these slots needs: what killed writers left, members and views no longer asked for."""
-    needed = set()
-    for slot in slots:
-        if (record := store.record(slot)) is not None:
-            needed |= {store.commit_path(slot), store.folder / record.file}
-    files = [*(store.folder / "commits").rglob("*"), *(store.folder / "blocks").rglob("*")]
-    return [path for path in sorted(files) if path.is_file() and path not in needed]
+def unused(store: Store, slots: Iterable[Slot]) -> dict[str, int]:
+    """Bytes of the blocks that none of these slots names: what killed writers left, members no longer asked for."""
+    listing = store.listing()
+    needed = {record.file for slot in slots if (record := listing.find(slot)) is not None}
+    return {path: size for path, size in sorted(store.place.list("blocks")) if path not in needed}
 
 
-def prune(paths: Iterable[Path]) -> int:
-    """Delete files of a store, records before the blocks they name; the bytes freed."""
-    freed = 0
-    for path in sorted(paths, key=lambda path: path.suffix != ".json"):
-        freed += path.stat().st_size
-        path.unlink()
-    return freed
+def prune(store: Store, slots: Iterable[Slot]) -> tuple[int, int]:
+    """Empty every slot but these, and delete the blocks that they do not name; (blocks, bytes) freed."""
+    keep = set(slots)
+    store.retract(*(record.slot for record in store.listing() if record.slot not in keep))
+    paths = unused(store, keep)
+    for path in paths:
+        store.place.delete(path)
+    return len(paths), sum(paths.values())

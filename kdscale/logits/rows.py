@@ -34,12 +34,14 @@ class Sparse:
     """(N, K) probabilities."""
     tail: NDArray[np.float32]
     """(N,) mass of the classes that are not named; 0 where the codec promises none."""
+    counted: bool = False
+    """Estimated from counts of draws, not exact."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: NDArray[np.int64]) -> "Sparse":
-        return Sparse(self.ids[rows], self.p[rows], self.tail[rows])
+        return Sparse(self.ids[rows], self.p[rows], self.tail[rows], self.counted)
 
 
 def narrowest(classes: int) -> np.dtype[np.unsignedinteger[Any]]:

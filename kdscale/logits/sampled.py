@@ -37,6 +37,10 @@ class Sampled:
     def temperatures(self) -> list[float]:
         return [float(self.temperature)]
 
+    @property
+    def compression(self) -> str:
+        return "zstd"
+
     def bytes_per_row(self, classes: int) -> float:
         return self.draws * token_type(classes).itemsize + 4
 
@@ -122,4 +126,4 @@ def to_sparse(row: NDArray[np.int64], ids: NDArray[np.int64], counts: NDArray[np
     p = np.zeros((rows, width), np.float32)
     wide[row, slot] = ids
     p[row, slot] = counts / np.bincount(row, weights=counts, minlength=rows)[row]
-    return Sparse(wide, p, np.zeros(rows, np.float32))
+    return Sparse(wide, p, np.zeros(rows, np.float32), counted=True)

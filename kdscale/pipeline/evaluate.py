@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from kdscale.files import digest, read_json, write_json
 from kdscale.logits.dense import Dense
+from kdscale.logits.records import Slot, StoreInfo
 from kdscale.logits.rows import Logits
-from kdscale.logits.store import Slot, Store, StoreInfo
-from kdscale.pipeline import student, teachers
+from kdscale.logits.store import Store
+from kdscale.pipeline import logits, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking.metrics import merge
@@ -73,7 +74,7 @@ def fingerprint(run: Run) -> str:
                 *(student.fingerprint(run, job) for job in student.jobs(run)),
             ],
             "evaluate": recipe.evaluate.model_dump(),
-            "fusion": recipe.fusion,
+            "fusion": [recipe.fusion.rule, recipe.fused_seeds, logits.weights(recipe)],
         }
     )
 
@@ -177,12 +178,13 @@ def _split(
     from kdscale.training import metrics
 
     bins = run.recipe.evaluate.bins
-    ensemble = fuse(run.recipe.fusion, list(members.values()))
+    chosen = {seed: members[seed] for seed in run.recipe.fused_seeds}
+    weights = [run.recipe.fusion.weights.get(seed, 1.0) for seed in chosen]
+    ensemble = fuse(run.recipe.fusion.rule, list(chosen.values()), weights)
     reference = ensemble.argmax(1)
     split: dict[str, Any] = {
         "teachers": [
-            {"seed": seed, **metrics.measure(metrics.softmax(logits), y, reference, bins)}
-            for seed, logits in members.items()
+            {"seed": seed, **metrics.measure(metrics.softmax(z_m), y, reference, bins)} for seed, z_m in members.items()
         ],
         "ensemble": metrics.measure(ensemble, y, reference, bins),
     }
@@ -196,24 +198,28 @@ def _split(
                 runs.append({"seed": job[1], **metrics.measure(p, y, reference, bins)})
         if runs:
             split[kind] = {**_means(runs), "runs": runs}
-    split["by_size"] = _by_size(run, y, list(members.values()))
+    split["by_size"] = _by_size(run, y, list(chosen.values()), weights)
     split["reliability"] = {name: metrics.reliability(p, y, bins) for name, p in shown.items()}
     if len(run.manifest.classes) <= MOST_CONFUSION:
         split["confusion"] = {name: metrics.confusion(p, y) for name, p in shown.items()}
     return split
 
 
-def fuse(rule: str, members: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """(N, C) the ensemble's probabilities at T = 1."""
+def fuse(rule: str, members: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np.float64]:
+    """(N, C) the ensemble's probabilities at T = 1; weights are relative."""
     import torch
 
     from kdscale.ensemble.fusion import RULES
 
-    fused: NDArray[np.float64] = RULES[rule](torch.from_numpy(np.stack(members)).double(), 1.0).numpy()
+    share = torch.tensor(weights, dtype=torch.float64)
+    z = torch.from_numpy(np.stack(members)).double()
+    fused: NDArray[np.float64] = RULES[rule](z, 1.0, share / share.sum()).numpy()
     return fused
 
 
-def _by_size(run: Run, y: NDArray[np.int64], members: list[NDArray[np.float32]]) -> list[dict[str, Any]]:
+def _by_size(
+    run: Run, y: NDArray[np.int64], members: list[NDArray[np.float32]], weights: list[float]
+) -> list[dict[str, Any]]:
     """Accuracy and NLL of ensembles of 1 to all members, over all subsets or as many seeded random ones."""
     from kdscale.seeds import generator
     from kdscale.training import metrics
@@ -226,7 +232,7 @@ def _by_size(run: Run, y: NDArray[np.int64], members: list[NDArray[np.float32]])
             subsets = [tuple(random.permutation(len(members))[:size]) for _ in range(MOST_SUBSETS)]
         measured = []
         for subset in subsets:
-            p = fuse(run.recipe.fusion, [members[m] for m in subset])
+            p = fuse(run.recipe.fusion.rule, [members[m] for m in subset], [weights[m] for m in subset])
             measured.append(metrics.measure(p, y, p.argmax(1), run.recipe.evaluate.bins))
         row: dict[str, Any] = {"members": size, "subsets": len(subsets)}
         for name in ("accuracy", "nll"):

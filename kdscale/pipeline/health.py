@@ -4,6 +4,7 @@ For `kdscale logits info` and `kdscale logits fsck`. Works in this process, with
 logits stage, which labels the slots that are empty and no others.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from kdscale.data.dataset import Dataset
 from kdscale.ensemble.targets import fused
 from kdscale.errors import UserError
 from kdscale.logits import fsck
+from kdscale.logits.records import Slot
 from kdscale.logits.rows import Logits, Sparse
-from kdscale.logits.store import Slot, Store
-from kdscale.pipeline import logits, teachers, workers
+from kdscale.logits.store import Store
+from kdscale.pipeline import fuse, logits, teachers, workers
 from kdscale.pipeline.run import Run
 from kdscale.seeds import generator
+from kdscale.tracking.progress import Bars
 from kdscale.training import metrics
 from kdscale.training.objectives import soft_divergence, sparse_divergence
 
@@ -25,35 +28,31 @@ SAMPLE = 256
 """Rows of the fidelity report."""
 
 
-def open_store(run: Run) -> Store:
-    """The run's store.
-
-    Raises:
-        UserError: there is none yet, or it is of another dataset.
-    """
-    return Store.open(run.folder / logits.NAME, run.manifest.fingerprint, logits.SPLIT)
-
-
 def info(run: Run) -> dict[str, Any]:
-    """Members, shards, views, rows, bytes, missing slots and fidelity of the store."""
-    store, slots = open_store(run), logits.slots(run)
-    records = {slot: record for slot in slots if (record := store.record(slot)) is not None}
-    rows = sum(record.rows for record in records.values())
-    size = sum(record.bytes for record in records.values())
-    whole = len(records) == len(slots)
+    """Members, fused sets, shards, views, rows, bytes, missing slots and fidelity of the store."""
+    store = logits.open_store(run)
+    there, gaps = store.listing(), logits.missing(run)
+    single = [name for name, maker in there.members.items() if maker.fused is None]
+    rows, size = (sum(there.totals(name)[column] for name in single) for column in (1, 2))
     return {
-        "store": str(store.folder),
+        "store": store.name,
         "codec": store.info.codec,
         "temperatures": store.codec.temperatures,
-        "members": sorted({slot.member for slot in records}),
-        "shards": len({slot.shard for slot in records}),
-        "views": len({slot.view for slot in records}),
+        "members": sorted(single),
+        "fused": {
+            name: {"members": list(maker.fused.members), "rule": maker.fused.rule, "temperatures": maker.temperatures}
+            | {"bytes_per_row": round(there.totals(name)[2] / there.totals(name)[1], 2)}
+            for name, maker in there.members.items()
+            if maker.fused is not None
+        },
+        "shards": len(there.shards()),
+        "views": there.views,
         "rows": rows,
         "bytes": size,
         "bytes_per_row": round(size / rows, 2) if rows else None,
-        "bytes_per_sample": round(size / run.manifest.samples(logits.SPLIT), 2) if whole else None,
-        "missing": [slot.path for slot in slots if slot not in records],
-        "fidelity": fidelity(run, store) if whole else None,
+        "bytes_per_sample": None if gaps else round(size / run.manifest.samples(logits.SPLIT), 2),
+        "missing": gaps,
+        "fidelity": None if gaps else fidelity(run, store),
     }
 
 
@@ -66,12 +65,13 @@ def fidelity(run: Run, store: Store) -> dict[str, float]:
     """
     temperature = run.recipe.student.temperature
     number, rows = _some_rows(run, store, SAMPLE)
-    exact = [Logits(z) for z in _labels(run, number, rows).values()]
+    labels = _labels(run, number, rows)
+    members, rule = list(logits.ensemble(run)), run.recipe.fusion.rule
+    weights = [logits.weights(run.recipe).get(member, 1.0) for member in members]
     shard = run.manifest.splits[logits.SPLIT][number].name
-    members = [logits.member_name(seed) for seed in run.recipe.teachers.seeds]
     stored = [store.read(Slot(shard, 0, member)).at(temperature).take(rows) for member in members]
-    full = fused(exact, run.recipe.fusion, temperature)["p"].double()
-    kept = fused(stored, run.recipe.fusion, temperature)
+    full = fused([Logits(labels[member]) for member in members], rule, temperature, weights)["p"].double()
+    kept = fused(stored, rule, temperature, weights)
     estimate = _filled_in(kept, full.shape[1])
     y = Dataset(run.dataset, logits.SPLIT, run.manifest).decoded(number).y[rows]
     eces = [
@@ -101,9 +101,30 @@ def fidelity(run: Run, store: Store) -> dict[str, float]:
     }
 
 
+def wanted(run: Run, store: Store) -> list[Slot]:
+    """Slots that the recipe asks for, and those of fused sets of members as they are today."""
+    trained = {logits.member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
+    sets = [
+        record.slot for record in store.listing() if record.fused and record.fused.members.items() <= trained.items()
+    ]
+    return [*logits.slots(run), *sets]
+
+
+def mend(run: Run, faults: list[fsck.Fault], label: Callable[[], None], bars: Bars) -> None:
+    """Set bad blocks aside, have the empty slots labelled, and fuse again what was fused."""
+    store = logits.open_store(run)
+    sets = {name: maker.fused for name, maker in store.listing().members.items() if maker.fused is not None}
+    fsck.quarantine(store, [fault.slot for fault in faults])
+    label()
+    for name in {fault.slot.member for fault in faults} & sets.keys():
+        fuse.work(run, sets[name], bars)
+
+
 def check(run: Run, share: float = 0.001) -> list[fsck.Fault]:
     """Every fault of the store; a `share` of the rows, one of each member at least, is labelled again and compared."""
-    store, slots = open_store(run), logits.slots(run)
+    store = logits.open_store(run)
+    fused_sets = [record.slot for record in store.listing() if record.fused is not None]
+    slots = [*logits.slots(run), *fused_sets]
     dataset = Dataset(run.dataset, logits.SPLIT, run.manifest)
     found = list(fsck.faults(store, dataset, slots))
     bad = {fault.slot for fault in found}

@@ -4,10 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kdscale.errors import UserError
 from kdscale.files import digest
 from kdscale.logits import codecs
 from kdscale.logits.codecs import Codec
-from kdscale.logits.store import FILE, Slot, Store, StoreInfo
+from kdscale.logits.commits import Listing
+from kdscale.logits.places import exists, open_place
+from kdscale.logits.records import Slot, StoreInfo
+from kdscale.logits.store import FILE, Store
 from kdscale.pipeline import teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
@@ -21,6 +28,8 @@ NAME = "logits"
 SPLIT = "train"
 ROWS_A_TASK = 2048
 """Rows that a task labels at least, so that small shards do not drown in Ray's overhead."""
+KEY_BYTES = 20
+"""Of a row's key, about."""
 
 
 def codec(recipe: Recipe) -> Codec:
@@ -63,10 +72,51 @@ def slots(run: Run) -> list[Slot]:
     ]
 
 
+def where(run: Run) -> str | Path:
+    """Where the run's store lies. One outside the run directory is named by what is in it, so that runs may share it."""
+    if run.recipe.logits.path is None:
+        return run.folder / NAME
+    content = digest([fingerprint(run), teachers.fingerprint(run, -1)])
+    return f"{run.recipe.logits.path}/{run.recipe.name}-{content[:12]}"
+
+
+def open_store(run: Run) -> Store:
+    """The run's store.
+
+    Raises:
+        UserError: there is none yet, or it is of another dataset.
+    """
+    return Store.open(where(run), run.manifest.fingerprint, SPLIT)
+
+
 def check_store(run: Run) -> None:
     """Refuse a store that lies in the run directory and was made from another dataset or split."""
     if (run.folder / NAME / FILE).exists():
         Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
+
+
+def listing(run: Run) -> Listing:
+    """The commit records of the store that the recipe asks for, wherever it lies; none if there is no store yet.
+
+    Raises:
+        UserError: the store in the run directory was made from another dataset or split.
+    """
+    check_store(run)
+    place = where(run) if run.recipe.logits.path else run.locate(NAME, fingerprint(run))
+    if place is None or not exists(place, FILE):
+        return Listing()
+    return Store.open(place, run.manifest.fingerprint, SPLIT).listing()
+
+
+def left(run: Run, there: Listing) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+    """(seed, view, numbers of the shards) that have no block of today's members."""
+    checksums = teachers.members(run)
+    shards = [shard.name for shard in run.manifest.splits[SPLIT]]
+    for seed in run.recipe.teachers.seeds:
+        for view in range(run.recipe.logits.views):
+            checksum = checksums.get(seed)
+            held = there.holds(shards, view, member_name(seed), checksum) if checksum else np.zeros(len(shards), bool)
+            yield seed, view, np.flatnonzero(~held)
 
 
 def missing(run: Run) -> list[str]:
@@ -75,27 +125,51 @@ def missing(run: Run) -> list[str]:
     Raises:
         UserError: the store in the run directory was made from another dataset or split.
     """
-    check_store(run)
-    folder = run.locate(NAME, fingerprint(run))
-    if folder is None or not (folder / FILE).exists():
-        return [slot.path for slot in slots(run)]
-    store = Store.open(folder, run.manifest.fingerprint, SPLIT)
-    checksums = {member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
+    shards = run.manifest.splits[SPLIT]
     return [
-        slot.path
-        for slot in slots(run)
-        if (record := store.record(slot)) is None or record.checkpoint != checksums.get(slot.member)
+        Slot(shards[number].name, view, member_name(seed)).path
+        for seed, view, numbers in left(run, listing(run))
+        for number in numbers
     ]
 
 
+def check_room(run: Run) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        UserError: says how much is needed and how much is free.
+    """
+    shards = run.manifest.splits[SPLIT]
+    rows = sum(shards[number].samples for _, _, numbers in left(run, listing(run)) for number in numbers)
+    refuse_too_large(run, rows * row_bytes(run.recipe, len(run.manifest.classes)))
+
+
+def refuse_too_large(run: Run, needed: float) -> None:
+    """Refuse a store of so many bytes if its place has not got them."""
+    place = open_place(where(run))
+    free = place.free()
+    if free is not None and needed > free:
+        raise UserError(
+            f"{place.name}: the logit store takes about {needed / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free; make "
+            "room, set logits.path to another place, or take a smaller codec (logits.codec topk or sampled)"
+        )
+
+
+def row_bytes(recipe: Recipe, classes: int) -> float:
+    """Bytes of one row with its key, about."""
+    return codec(recipe).bytes_per_row(classes) + KEY_BYTES
+
+
 class Labelling:
-    """Queues the labelling of members, and counts the blocks."""
+    """Queues the labelling of members, counts the blocks, and compacts their records from time to time."""
 
     def __init__(self, run: Run, bars: Bars):
         self.run, self.bars = run, bars
-        self.store = Store.create(run.claim(NAME, fingerprint(run)), store_info(run))
-        self.total = len(slots(run))
+        place = where(run) if run.recipe.logits.path else run.claim(NAME, fingerprint(run))
+        self.store = Store.create(place, store_info(run))
+        self.total = run.recipe.teachers.count * len(run.manifest.splits[SPLIT]) * run.recipe.logits.views
         self.done = 0
+        self._single = 0
 
     def __call__(self, tasks: "Tasks", seed: int, checksum: str) -> None:
         """Queue the shards of a finished member, ahead of members that wait to be trained."""
@@ -120,19 +194,23 @@ class Labelling:
 
     def _parts(self, seed: int, checksum: str) -> Iterator[list[tuple[int, int]]]:
         """The (shard number, view) that a member has still to label, a task's worth at a time."""
+        shards = self.run.manifest.splits[SPLIT]
+        names, member = [shard.name for shard in shards], member_name(seed)
+        there = self.store.listing()
         part: list[tuple[int, int]] = []
         rows = 0
-        for number, shard in enumerate(self.run.manifest.splits[SPLIT]):
-            for view in range(self.run.recipe.logits.views):
-                slot = Slot(shard.name, view, member_name(seed))
-                record = self.store.record(slot)
-                if record is not None and record.checkpoint == checksum:
-                    self.done += 1
-                    continue
-                if record is not None:
-                    self.store.retract(slot)
-                part.append((number, view))
-                rows += shard.samples
+        stale = []
+        for view in range(self.run.recipe.logits.views):
+            held = there.holds(names, view, member, checksum)
+            other = there.holds(names, view, member) & ~held
+            stale += [Slot(names[number], view, member) for number in np.flatnonzero(other)]
+            self.done += int(held.sum())
+        if stale:
+            self.store.retract(*stale)
+        for view in range(self.run.recipe.logits.views):
+            for number in np.flatnonzero(~there.holds(names, view, member, checksum)):
+                part.append((int(number), view))
+                rows += shards[number].samples
                 if rows >= ROWS_A_TASK:
                     yield part
                     part, rows = [], 0
@@ -141,6 +219,10 @@ class Labelling:
 
     def _count(self, blocks: int) -> None:
         self.done += blocks
+        self._single += blocks
+        if self._single >= self.store.commits.worth_compacting:
+            self.store.commits.compact()
+            self._single = 0
         self.bars.show("logits: blocks", self.done, self.total)
 
 
@@ -168,12 +250,23 @@ def label(folder: Path, recipe: Recipe, seed: int, checksum: str, part: list[tup
     predictor = workers.predictor(
         teachers.member_folder(run, seed), checksum, recipe.teachers.model, run.manifest, device
     )
-    store = Store.open(folder / NAME, run.manifest.fingerprint, SPLIT)
+    store = open_store(run)
     pixels = workers.shared_pixels(run, device)
     dataset = workers.dataset(run, SPLIT)
     for number, view in part:
         label_shard(store, dataset, number, view, member_name(seed), checksum, predictor, pixels)
     return len(part)
+
+
+def ensemble(run: Run) -> dict[str, str]:
+    """The finished members that a target is made of, and the sha256 of their weights, by their names in the store."""
+    trained = teachers.members(run)
+    return {member_name(seed): trained[seed] for seed in run.recipe.fused_seeds if seed in trained}
+
+
+def weights(recipe: Recipe) -> dict[str, float]:
+    """The weights of members, by their names in the store; those that are not named weigh 1."""
+    return {member_name(seed): weight for seed, weight in recipe.fusion.weights.items()}
 
 
 def member_name(seed: int) -> str:

@@ -36,7 +36,10 @@ def _stages(run: Run) -> dict[str, dict[str, int]]:
     totals = {
         "data": (data, 1),
         "teachers": (teachers, run.recipe.teachers.count),
-        "logits": (logits, len(logits.slots(run))),
+        "logits": (
+            logits,
+            run.recipe.teachers.count * len(run.manifest.splits[logits.SPLIT]) * run.recipe.logits.views,
+        ),
         "student": (student, len(student.jobs(run))),
         "evaluate": (evaluate, 1),
         "report": (report, 1),

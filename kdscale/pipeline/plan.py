@@ -103,8 +103,9 @@ def make(run: Run, cores: int) -> Plan:
         Step(stage, left[stage], total - left[stage], unit, round(seconds[stage] + START[stage] * bool(left[stage]), 1))
         for stage, (total, unit) in totals.items()
     ]
-    row = logits.codec(recipe).bytes_per_row(found.classes) + 16  # and the key
-    return Plan(steps, round(row) * found.train * recipe.teachers.count * recipe.logits.views)
+    row = logits.row_bytes(recipe, found.classes)
+    logits.refuse_too_large(run, row * found.train * left["logits"] / max(1, found.shards))
+    return Plan(steps, round(row * found.train * recipe.teachers.count * recipe.logits.views))
 
 
 def _imported(run: Run) -> _Dataset | None:

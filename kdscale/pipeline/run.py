@@ -44,7 +44,7 @@ again for another number of ranks.
 GROWS = frozenset({"count"})
 """Fields of teachers that add members and leave those that are there as they are."""
 FREE = (
-    *("logits.", "fusion:", "student.", "evaluate.", "tracking.", "cluster.", "data.views."),
+    *("logits.", "fusion.", "student.", "evaluate.", "tracking.", "cluster.", "data.views."),
     *(f"teachers.{field}:" for field in HOW_ONLY | GROWS),
 )
 """What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""

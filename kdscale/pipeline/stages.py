@@ -3,12 +3,17 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
 
+from kdscale.errors import UserError
 from kdscale.files import digest
 from kdscale.pipeline import data, evaluate, logits, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
+
+if TYPE_CHECKING:
+    from kdscale import cluster
 
 STAGES = ("data", "teachers", "logits", "student", "evaluate", "report")
 MODULES = {
@@ -36,7 +41,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
     with ExitStack() as stack:
         connected = False
         for stage in STAGES[: STAGES.index(last) + 1]:
-            if stage == "logits":
+            if stage in ("teachers", "logits"):
                 run.take_back(logits.NAME, logits.fingerprint(run))
             if stage == "student":
                 for job in student.jobs(run):
@@ -53,7 +58,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             start = time.monotonic()
             with run.timed(stage, identity(run, stage)) as account:
                 if stage == "teachers" and last != "teachers":
-                    account.other = teachers.work(run, bars, then=logits.Labelling(run, bars))
+                    account.other = teach(run, bars, students="student" in STAGES[: STAGES.index(last) + 1])
                 else:
                     MODULES[stage].work(run, bars)
             if account.other:
@@ -61,24 +66,55 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             bars.say(f"{stage}: done in {time.monotonic() - start:.1f} s")
 
 
+def teach(run: Run, bars: Bars, students: bool) -> float:
+    """Train members and let each label as soon as it is finished; students that follow along begin at their quorum.
+
+    Returns:
+        The seconds at the end that were labelling alone.
+    """
+    labelling = logits.Labelling(run, bars)
+    quorum = run.recipe.student.quorum
+    if not students or quorum is None or not student.missing(run):
+        return teachers.work(run, bars, then=labelling)
+    groups, todo = student.queue(run, bars)
+    waiting = [submit for (kind, _), submit in todo.items() if kind == "student"]
+
+    def then(tasks: "cluster.Tasks", seed: int, checksum: str) -> None:
+        labelling(tasks, seed, checksum)
+        if len(logits.ensemble(run)) >= quorum:
+            while waiting:
+                waiting.pop(0)()
+
+    teachers.work(run, bars, then, groups)
+    return 0.0
+
+
 def preflight(run: Run) -> None:
     """Find what would stop a later stage before an earlier one spends its time.
 
     Raises:
-        UserError: a store of another dataset, a model that cannot be built, a DeepSpeed JSON that contradicts the
+        UserError: a store of another dataset, too little room for it, a model that cannot be built, a DeepSpeed JSON that contradicts the
             recipe, too small a cluster.
     """
     from kdscale import cluster
     from kdscale.models import zoo
     from kdscale.training.deepspeed_engine import merged_config
 
-    logits.check_store(run)
+    logits.check_room(run)
     recipe, needs = student.placed(run.recipe)
     merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
     for spec in (recipe.teachers.model, recipe.student.model):
         zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
     cluster.check_fits("a teacher", cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus))
     cluster.check_fits("the student", needs, recipe.student.workers)
+    if recipe.student.quorum is not None and teachers.missing(run):
+        teacher = cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus)
+        if not (needs * recipe.student.workers + teacher).fits(cluster.capacity()):
+            raise UserError(
+                "student.quorum: a student that follows the members as they come needs room beside one of them, and the "
+                f"cluster has {cluster.capacity().cpus} CPUs and {cluster.capacity().gpus:g} GPUs; lower student.workers, "
+                "or leave student.quorum out"
+            )
 
 
 def identity(run: Run, stage: str) -> str:

@@ -1,6 +1,7 @@
 """Stage 4, student: DeepSpeed ranks train the student from the store, and its control from the labels alone."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kdscale.files import digest
@@ -13,9 +14,9 @@ from kdscale.tracking.status import stop_file
 from kdscale.training.done import finished
 
 if TYPE_CHECKING:
-    from kdscale.cluster import Needs
+    from kdscale.cluster import Groups, Needs
 
-SOFT_ONLY = {"temperature", "hard_weight"}
+SOFT_ONLY = {"temperature", "hard_weight", "quorum"}
 """Fields that a control does not depend on."""
 
 Job = tuple[str, int]
@@ -40,7 +41,7 @@ def fingerprint(run: Run, job: Job) -> str:
     kind, seed = job
     recipe = run.recipe
     soft = kind == "student"
-    ignored = {"seeds", "control", "workers", *HOW_ONLY, *(() if soft else SOFT_ONLY)}
+    ignored = {"seeds", "control", "workers", "deadline", *HOW_ONLY, *(() if soft else SOFT_ONLY)}
     parts: dict[str, Any] = {
         "stage": "student",
         "kind": kind,
@@ -51,9 +52,9 @@ def fingerprint(run: Run, job: Job) -> str:
         "views": [recipe.logits.views, recipe.data.views.model_dump(), recipe.seed] if recipe.logits.views > 1 else 1,
     }
     if soft:
-        parts["fusion"] = recipe.fusion
+        parts["fusion"] = [recipe.fusion.rule, logits.weights(recipe)]
         parts["logits"] = logits.fingerprint(run)
-        parts["members"] = [teachers.fingerprint(run, member) for member in recipe.teachers.seeds]
+        parts["members"] = [teachers.fingerprint(run, member) for member in recipe.fused_seeds]
     return digest(parts)
 
 
@@ -91,6 +92,16 @@ def placed(recipe: Recipe) -> tuple[Recipe, "Needs"]:
 
 
 def work(run: Run, bars: Bars) -> None:
+    """Train what is missing."""
+    groups, todo = queue(run, bars)
+    for submit in todo.values():
+        submit()
+    groups.run()
+    groups.tick()
+
+
+def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]]:
+    """A queue for the students and controls that are missing, and for each what submits it."""
     from kdscale import cluster
     from kdscale.pipeline.student_rank import train_student
 
@@ -99,7 +110,6 @@ def work(run: Run, bars: Bars) -> None:
     done = finished_jobs(run)
     todo = [job for job in jobs(run) if job not in done]
     folders = {job: run.claim(job_folder(run, job), fingerprint(run, job)) for job in todo}
-    members = {logits.member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
 
     def tick() -> None:
         bars.show("students", len(done), len(jobs(run)))
@@ -113,7 +123,8 @@ def work(run: Run, bars: Bars) -> None:
         return finished_job
 
     groups = cluster.Groups(tick, stop_file(run.folder).exists, student.workers, needs)
-    for job in todo:
+
+    def submit(job: Job) -> None:
         groups.submit(
             job_name(job),
             train_student,
@@ -122,10 +133,9 @@ def work(run: Run, bars: Bars) -> None:
             job,
             folders[job],
             fingerprint(run, job),
-            members,
             needs.gpus,
             needs=needs,
             done=finish(job),
         )
-    groups.run()
-    tick()
+
+    return groups, {job: partial(submit, job) for job in todo}

@@ -1,17 +1,23 @@
 """One rank of stage 4: what every process of a group does to train a student or a control."""
 
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
-from kdscale.data.batches import Batches
+from kdscale.data.batches import Batches, Join
+from kdscale.data.columns import Columns
 from kdscale.data.order import Order
-from kdscale.ensemble.targets import fused
-from kdscale.files import locked, remove_temporaries
-from kdscale.logits.reader import Targets
-from kdscale.logits.store import Store
+from kdscale.data.shards import Decoded
+from kdscale.ensemble import covers
+from kdscale.ensemble.covers import Part
+from kdscale.ensemble.live import Live
+from kdscale.ensemble.targets import Targets
+from kdscale.files import locked, read_json, remove_temporaries, write_json
+from kdscale.logits.commits import Listing
 from kdscale.models import zoo
 from kdscale.pipeline import logits, workers
 from kdscale.pipeline.run import Run
@@ -34,14 +40,12 @@ def train_student(
     job: tuple[str, int],
     job_folder: Path,
     fingerprint: str,
-    members: dict[str, str],
     gpus: float,
 ) -> str:
     """On every rank of a group: train one student or control; the sha256 of its weights.
 
     Args:
         job: ("student" or "control", seed).
-        members: checkpoint hash by member of the store.
     """
     kind, seed = job
     run, settings = Run(folder, recipe), recipe.student
@@ -62,13 +66,15 @@ def train_student(
             dataset.sizes, derive(seed, "student", "order"), settings.batch_size, recipe.data.lanes, recipe.data.window
         )
         own = order.lanes // world
-        join: Targets | None = None
+        join: Join | None = None
         objective: objectives.Objective = objectives.hard
         if kind == "student":
-            temperature = settings.temperature
-            store = Store.open(folder / logits.NAME, manifest.fingerprint, logits.SPLIT)
-            join = Targets(store, dataset, members, temperature, lambda rows: fused(rows, recipe.fusion, temperature))
-            objective = objectives.distillation(temperature, settings.hard_weight)
+            targets = soft_targets(run, job_folder, rank)
+
+            def join(number: int, decoded: Decoded, view: int, epoch: int) -> Columns:
+                return targets.shard(dataset.shards[number].name, decoded.keys, view, epoch)
+
+            objective = objectives.distillation(settings.temperature, settings.hard_weight)
         batches = Batches(
             dataset,
             order,
@@ -105,3 +111,63 @@ def train_student(
             report.update(state="done", step=plan.steps)
         dist.barrier()
         return checksum
+
+
+def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
+    """What a student learns from: the cheapest cover of the ensemble, or members as they come in.
+
+    Which of the two, and which cover, is decided when the job begins, and kept for its restarts: a cover's targets
+    differ from the members' by the codec's rounding.
+    """
+    recipe, settings = run.recipe, run.recipe.student
+    store = logits.open_store(run)
+    path = job_folder / "reads.json"
+    if rank == 0 and read_json(path) is None:
+        there = store.listing()
+        whole = _is_whole(run, there)
+        parts = _cover(run, there) if whole else []
+        write_json(path, {"live": not whole, "parts": [dataclasses.asdict(part) for part in parts]})
+    dist.barrier()
+    reads: dict[str, Any] = read_json(path) or {}
+    weights = logits.weights(recipe)
+    if not reads["live"]:
+        parts = [Part(**part) for part in reads["parts"]]
+        return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, parts=parts)
+    assert settings.quorum is not None, "the stage begins without all members only where the recipe says so"
+    live = Live(
+        store,
+        [logits.member_name(seed) for seed in recipe.fused_seeds],
+        lambda: logits.ensemble(run),
+        job_folder / "members",
+        settings.quorum,
+        settings.epochs,
+        settings.deadline,
+        stop_file(run.folder).exists,
+    )
+    return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, live=live)
+
+
+def _is_whole(run: Run, there: Listing) -> bool:
+    """Whether every member has labelled every shard."""
+    seeds = run.recipe.fused_seeds
+    return not any(len(numbers) for seed, _, numbers in logits.left(run, there) if seed in seeds)
+
+
+def _cover(run: Run, there: Listing) -> list[Part]:
+    shards = [shard.name for shard in run.manifest.splits[logits.SPLIT]]
+    views = range(run.recipe.logits.views)
+    makers = there.members
+    whole = [
+        maker
+        for name, maker in makers.items()
+        if maker.fused and all(there.holds(shards, view, name, maker.checkpoint).all() for view in views)
+    ]
+    sizes = {name: there.totals(name)[2] / max(1, there.totals(name)[1]) for name in makers}
+    return covers.cheapest(
+        logits.ensemble(run),
+        logits.weights(run.recipe),
+        run.recipe.fusion.rule,
+        run.recipe.student.temperature,
+        whole,
+        sizes,
+    )

@@ -13,7 +13,7 @@ from kdscale.tracking.status import stop_file
 from kdscale.training.done import finished
 
 if TYPE_CHECKING:
-    from kdscale.cluster import Tasks
+    from kdscale.cluster import Groups, Tasks
 
 Then = Callable[["Tasks", int, str], None]
 """(tasks, seed, checksum of the weights): what to queue when a member is finished."""
@@ -47,8 +47,11 @@ def missing(run: Run) -> list[str]:
     return [f"seed-{seed}" for seed in run.recipe.teachers.seeds if seed not in done]
 
 
-def work(run: Run, bars: Bars, then: Then | None = None) -> float:
+def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None" = None) -> float:
     """Train the members that are missing; `then` may queue work for each that is finished.
+
+    Args:
+        beside: a queue that is worked at the same time and waits for members.
 
     Returns:
         The seconds at the end in which all members were finished and only such work was left.
@@ -101,7 +104,10 @@ def work(run: Run, bars: Bars, then: Then | None = None) -> float:
                 retries=teachers.retries,
                 done=finish(seed),
             )
-    tasks.run()
+    if beside is None:
+        tasks.run()
+    else:
+        cluster.drive(beside, tasks, reserve=needs)
     tick()
     return time.monotonic() - last
 

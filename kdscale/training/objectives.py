@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdscale.data.batches import Batch, Columns
+from kdscale.data.batches import Batch
+from kdscale.data.columns import Columns
 
 Losses = dict[str, Tensor]
 """`loss` is what is minimised; other entries are its parts, for the record. All scalars, means over the batch."""
@@ -40,14 +41,15 @@ def soft_divergence(logits: Tensor, targets: Tensor, temperature: float) -> Tens
 
 
 def sparse_divergence(logits: Tensor, targets: Columns, temperature: float) -> Tensor:
-    """T^2 KL at temperature T with targets that name a few classes, the mean over the batch and the groups.
+    """T^2 KL at temperature T with targets that name a few classes, the mean over the batch and the groups, weighted if
+    the groups have weights.
 
     All classes that a group does not name are one bucket on both sides, so nothing is renormalised and nothing that
     the codec left out is filled in.
 
     Args:
         logits: (B, C).
-        targets: `ids`, `p` (B, G, K) and `tail` (B, G).
+        targets: `ids`, `p` (B, G, K), `tail` (B, G), and `weight` (B, G), summing to 1, where groups do not count alike.
     """
     ids, p, tail = targets["ids"], targets["p"].float(), targets["tail"].float()
     log_q = (logits.float() / temperature).log_softmax(-1)
@@ -55,8 +57,9 @@ def sparse_divergence(logits: Tensor, targets: Columns, temperature: float) -> T
     head = torch.special.xlogy(p, p) - p * log_head
     rest = (1 - log_head.exp().sum(-1)).clamp_min(torch.finfo(torch.float32).eps)
     bucket = torch.special.xlogy(tail, tail) - tail * torch.where(tail > 0, rest, 1.0).log()
-    divergence: Tensor = (head.sum(-1) + bucket).mean() * temperature**2
-    return divergence
+    groups = head.sum(-1) + bucket
+    mean: Tensor = groups.mean() if "weight" not in targets else (groups * targets["weight"]).sum(-1).mean()
+    return mean * temperature**2
 
 
 def distillation(temperature: float, hard_weight: float) -> Objective:
@@ -67,9 +70,12 @@ def distillation(temperature: float, hard_weight: float) -> Objective:
             soft = sparse_divergence(logits, batch.targets, temperature)
         else:
             soft = soft_divergence(logits, batch.targets["p"], temperature)
-        if hard_weight == 0:
-            return {"loss": soft, "soft": soft.detach()}
-        label = F.cross_entropy(logits.float(), batch.y)
-        return {"loss": soft + hard_weight * label, "soft": soft.detach(), "hard": label.detach()}
+        losses = {"loss": soft, "soft": soft.detach()}
+        if hard_weight:
+            label = F.cross_entropy(logits.float(), batch.y)
+            losses |= {"loss": soft + hard_weight * label, "hard": label.detach()}
+        if "members" in batch.targets:  # of a live store: how many the targets are of
+            losses["members"] = batch.targets["members"].mean()
+        return losses
 
     return objective

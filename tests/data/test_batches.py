@@ -53,7 +53,7 @@ def test_a_resumed_reader_sees_the_same_batches(dataset_folder: Path) -> None:
 
 
 def test_joined_rows_belong_to_their_samples(dataset_folder: Path) -> None:
-    def join(number: int, decoded, view: int) -> dict[str, torch.Tensor]:
+    def join(number: int, decoded, view: int, epoch: int) -> dict[str, torch.Tensor]:
         named = torch.from_numpy(decoded.ids.astype(np.int64) % 1000 + 1000 * view)[:, None]
         return {"named": named.repeat(1, number + 1)}  # shards differ in how wide their rows are
 

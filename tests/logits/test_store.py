@@ -13,13 +13,14 @@ import torch
 from kdscale.data.batches import Pixels
 from kdscale.data.dataset import Dataset
 from kdscale.ensemble.fusion import mean_probability
-from kdscale.ensemble.targets import fused
+from kdscale.ensemble.targets import Targets
 from kdscale.errors import RunFailure, UserError
 from kdscale.logits import fsck
 from kdscale.logits.export import to_parquet
 from kdscale.logits.producer import label_shard
-from kdscale.logits.reader import Targets, member_rows
-from kdscale.logits.store import Slot, Store, StoreInfo
+from kdscale.logits.reader import member_rows
+from kdscale.logits.records import Slot, StoreInfo
+from kdscale.logits.store import Store
 from kdscale.recipe import ViewSpec
 
 INFO = StoreInfo(dataset="d" * 64, split="train", classes=4, codec={"name": "dense", "dtype": "float16"}, views="v")
@@ -43,7 +44,7 @@ def test_what_is_committed_reads_back(store: Store) -> None:
 
 def test_plain_arrow_reads_a_block(store: Store) -> None:
     record = store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
-    table = pa.ipc.open_file(pa.memory_map(str(store.folder / record.file))).read_all()
+    table = pa.ipc.open_file(pa.memory_map(str(Path(store.name) / record.file))).read_all()
     assert table.column("key").to_pylist() == KEYS
     assert table.schema.metadata[b"kdscale.checkpoint"] == b"checkpoint"
 
@@ -97,7 +98,7 @@ def test_logits_that_are_not_finite_are_refused_with_member_shard_and_key(store:
 
 def test_damage_is_found(store: Store) -> None:
     record = store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
-    path = store.folder / record.file
+    path = Path(store.name) / record.file
     payload = bytearray(path.read_bytes())
     payload[len(payload) // 2] ^= 1
     path.write_bytes(payload)
@@ -119,19 +120,19 @@ def test_other_weights_are_refused(store: Store) -> None:
 
 def test_a_store_of_another_dataset_or_split_is_refused(store: Store) -> None:
     with pytest.raises(UserError, match="made from another dataset"):
-        Store.open(store.folder, "e" * 64, "train")
+        Store.open(Path(store.name), "e" * 64, "train")
     with pytest.raises(UserError, match=r"made from another split \(train, not test\)"):
-        Store.open(store.folder, INFO.dataset, "test")
+        Store.open(Path(store.name), INFO.dataset, "test")
     with pytest.raises(UserError, match="made from another codec"):
-        Store.create(store.folder, INFO.model_copy(update={"codec": {"name": "dense", "dtype": "float32"}}))
+        Store.create(Path(store.name), INFO.model_copy(update={"codec": {"name": "dense", "dtype": "float32"}}))
     with pytest.raises(UserError, match="there is no logit store"):
-        Store.open(store.folder / "none", INFO.dataset, "train")
-    assert Store.create(store.folder, INFO).info == INFO
+        Store.open(Path(store.name) / "none", INFO.dataset, "train")
+    assert Store.create(Path(store.name), INFO).info == INFO
 
 
 def test_a_garbled_commit_record_is_named(store: Store) -> None:
     store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
-    path = next((store.folder / "commits").rglob("*.json"))
+    path = next((Path(store.name) / "commits").rglob("*.json"))
     path.write_text(json.dumps({"rows": 3}))
     with pytest.raises(UserError, match=f"{path.name}: not a commit record"):
         store.read(SLOT)
@@ -169,11 +170,12 @@ def test_targets_are_joined_by_key(labelled) -> None:
     assert (shuffled == straight[:, ::-1]).all()
     with pytest.raises(UserError, match=r"has no row for the sample stranger of train-000001.tar"):
         logits_of(0, ["stranger"])
-    targets = Targets(store, dataset, members, 2.0, lambda rows: fused(rows, "mean_probability", 2.0), keep_bytes=200)
+    targets = Targets(store, 2.0, members, keep_bytes=200)
     for view in (0, 1, 0):
-        expected = mean_probability(torch.from_numpy(logits_of(view, decoded.keys)), 2.0)
-        assert torch.equal(targets(1, decoded, view)["p"], expected)
-    assert not torch.equal(targets(1, decoded, 0)["p"], targets(1, decoded, 1)["p"])
+        expected = mean_probability(torch.from_numpy(logits_of(view, decoded.keys)), 2.0, torch.tensor([0.5, 0.5]))
+        assert torch.equal(targets.shard(shard.name, decoded.keys, view)["p"], expected)
+    views = [targets.shard(shard.name, decoded.keys, view)["p"] for view in (0, 1)]
+    assert not torch.equal(*views)
 
 
 def test_labelling_again_runs_nothing(labelled) -> None:
@@ -190,13 +192,13 @@ def test_fsck_names_what_is_wrong_and_quarantine_empties_the_slot(labelled) -> N
     dataset, store, members = labelled
     slots = [Slot(shard.name, view, member) for member in members for shard in dataset.shards for view in (0, 1)]
     assert list(fsck.faults(store, dataset, slots)) == []
-    assert fsck.unused(store, slots) == []
-    (store.folder / "blocks" / "seed-0" / "view-000" / "leftover.arrow").write_bytes(b"x")
-    assert [path.name for path in fsck.unused(store, slots)] == ["leftover.arrow"]
+    assert fsck.unused(store, slots) == {}
+    (Path(store.name) / "blocks" / "seed-0" / "view-000" / "leftover.arrow").write_bytes(b"x")
+    assert fsck.unused(store, slots) == {"blocks/seed-0/view-000/leftover.arrow": 1}
     gone = [slot for slot in slots if slot.member == "seed-1"]
-    assert len(fsck.unused(store, [slot for slot in slots if slot not in gone])) == 1 + 2 * len(gone)
+    assert len(fsck.unused(store, [slot for slot in slots if slot not in gone])) == 1 + len(gone)
     hurt, swapped, lost = slots[0], slots[3], slots[5]
-    path = store.folder / store.record(hurt).file
+    path = Path(store.name) / store.record(hurt).file
     path.write_bytes(path.read_bytes()[:-1])
     block = store.read(swapped)
     store.retract(swapped)
@@ -208,19 +210,18 @@ def test_fsck_names_what_is_wrong_and_quarantine_empties_the_slot(labelled) -> N
     assert "damaged" in found[hurt].what
     assert found[swapped].what == "the block's keys are not the shard's"
     assert found[lost].missing
-    for fault in found.values():
-        fsck.quarantine(store, fault)
+    fsck.quarantine(store, list(found))
     assert all(store.record(slot) is None for slot in found)
-    assert len(list((store.folder / fsck.QUARANTINE).rglob("*.json"))) == 2
+    assert len(list((Path(store.name) / fsck.QUARANTINE).rglob("*.json"))) == 2
 
 
 def test_prune_frees_what_is_not_needed_and_nothing_else(labelled) -> None:
     dataset, store, _ = labelled
     keep = [Slot(shard.name, 0, "seed-0") for shard in dataset.shards]
-    paths = fsck.unused(store, keep)
-    size = sum(path.stat().st_size for path in paths)
-    assert fsck.prune(paths) == size > 0
-    assert fsck.unused(store, keep) == []
+    size = sum(fsck.unused(store, keep).values())
+    assert fsck.prune(store, keep) == (9, size)
+    assert fsck.unused(store, keep) == {}
+    assert {record.slot for record in store.listing()} == set(keep)
     assert list(fsck.faults(store, dataset, keep)) == []
 
 

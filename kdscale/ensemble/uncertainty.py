@@ -1,0 +1,60 @@
+"""How sure an ensemble is of each sample, and how much of its doubt is disagreement.
+
+With p_m = softmax(z_m) and p their mean: the entropy H(p) is all the uncertainty there is; the mean of the H(p_m) is what
+each member sees in the sample itself; their difference, the mutual information between prediction and member, is what
+the members do not agree on (Depeweg et al. 2018, arXiv 1710.07283, section 3; Lakshminarayanan et al. 2017).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdscale.data.columns import Columns
+from kdscale.errors import UserError
+from kdscale.logits.rows import Logits, Sparse
+
+
+def measures(logits: Tensor, temperature: float = 1.0) -> Columns:
+    """Of (M, B, C) logits, (B,) float32 each, entropies in nats.
+
+    Returns:
+        `entropy` of the mean distribution, `mean_entropy` of the members, `mutual_information`, their difference (at
+        least 0), and `disagreement`, the share of members whose vote is not the most frequent one.
+    """
+    log_p = (logits.double() / temperature).log_softmax(-1)
+    p = log_p.exp()
+    mean = p.mean(0)
+    entropy = -torch.special.xlogy(mean, mean).sum(-1)
+    mean_entropy = -torch.where(p > 0, p * log_p, 0.0).sum(-1).mean(0)
+    return {
+        "entropy": entropy.float(),
+        "mean_entropy": mean_entropy.float(),
+        "mutual_information": (entropy - mean_entropy).clamp_min(0).float(),
+        "disagreement": disagreement(logits.argmax(-1)),
+    }
+
+
+def disagreement(votes: Tensor) -> Tensor:
+    """Of (M, B) votes, (B,) the share of members that do not vote with the most frequent choice."""
+    alike = (votes[:, None] == votes[None]).sum(0)  # (M, B): how many vote as member m does
+    return 1 - alike.max(0).values.float() / len(votes)
+
+
+def of_rows(rows: Sequence[Logits | Sparse], temperature: float) -> Columns:
+    """The measures that members' stored rows allow: all from logits, disagreement alone from top-k heads.
+
+    Raises:
+        UserError: sampled counts, whose entropies are biased and whose votes are chance.
+    """
+    full = [r.values for r in rows if isinstance(r, Logits)]
+    if len(full) == len(rows):
+        return measures(torch.stack([torch.tensor(values) for values in full]), temperature)
+    sparse = [r for r in rows if isinstance(r, Sparse)]
+    if any(r.counted for r in sparse):
+        raise UserError(
+            "uncertainty: counts of a few draws say neither a member's entropy nor its vote; "
+            "take logits.codec dense, or topk for the disagreement alone"
+        )
+    votes = [torch.from_numpy(r.ids).gather(1, torch.from_numpy(r.p).argmax(1, keepdim=True))[:, 0] for r in sparse]
+    return {"disagreement": disagreement(torch.stack(votes))}

@@ -1,0 +1,223 @@
+"""Where a store lies: a folder on a shared filesystem, or a prefix in an object store.
+
+Both give the three acts that the store is built on: a file that is whole or not there, a file that is made at most
+once however many try (a hard link; a conditional put), and a listing. Nothing else knows which of the two it is.
+"""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from kdscale.errors import RunFailure, UserError
+from kdscale.files import TEMPORARY, written_aside
+
+Payload = Sequence[pa.Buffer | bytes]
+"""A file's content in pieces, so that nothing is copied together."""
+
+RESERVE = 64 << 20
+"""Bytes of a disk that writers leave free."""
+PATIENCE = 60.0
+"""Seconds that a writer waits for room on a full disk."""
+
+
+class Place(Protocol):
+    """Files under one root, named by relative paths with forward slashes."""
+
+    name: str
+    """The root, as a person writes it."""
+
+    def read(self, path: str) -> pa.Buffer:
+        """A file's bytes, mapped where that is possible.
+
+        Raises:
+            FileNotFoundError
+        """
+        ...
+
+    def write(self, path: str, payload: Payload) -> None:
+        """Make or replace a file; nobody sees a part of it."""
+        ...
+
+    def create(self, path: str, payload: Payload) -> bool:
+        """Make a file unless there is one; whether this call made it."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """(path, bytes) of every file below a folder, in no order, without unfinished ones."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Remove a file; harmless if there is none."""
+        ...
+
+    def free(self) -> int | None:
+        """Bytes that can still be written, or None where there is no bound."""
+        ...
+
+
+def open_place(where: str | Path) -> Place:
+    """A folder, or an object store by its URL (``s3://``, ``gs://``, ``az://``)."""
+    if isinstance(where, str) and "://" in where and not where.startswith("file://"):
+        return Bucket(where)
+    return Folder(Path(str(where).removeprefix("file://")))
+
+
+def exists(where: str | Path, path: str) -> bool:
+    """Whether a place has a file."""
+    try:
+        open_place(where).read(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class Folder:
+    """A folder that all writers and readers share."""
+
+    def __init__(self, root: Path):
+        self.root, self.name = root, str(root)
+
+    def read(self, path: str) -> pa.Buffer:
+        file = self.root / path
+        if file.stat().st_size == 0:
+            return pa.py_buffer(b"")
+        return pa.memory_map(str(file)).read_buffer()
+
+    def write(self, path: str, payload: Payload) -> None:
+        self._wait_for_room(size(payload))
+        with written_aside(self.root / path) as temporary:
+            _fill(temporary, payload)
+
+    def create(self, path: str, payload: Payload) -> bool:
+        self._wait_for_room(size(payload))
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{TEMPORARY}{file.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            _fill(temporary, payload)
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.link(temporary, file)
+        except FileExistsError:
+            return False
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        return True
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        root = str(self.root)
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                if not name.startswith(TEMPORARY):
+                    file = os.path.join(folder, name)
+                    with suppress(FileNotFoundError):  # deleted since
+                        yield os.path.relpath(file, root), os.stat(file).st_size
+
+    def delete(self, path: str) -> None:
+        (self.root / path).unlink(missing_ok=True)
+
+    def free(self) -> int | None:
+        """Of the nearest folder that exists, less the reserve."""
+        there = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
+        return max(0, shutil.disk_usage(there).free - RESERVE)
+
+    def _wait_for_room(self, needed: int) -> None:
+        """Hold a writer back while the disk is full: another process may be making room."""
+        deadline = time.monotonic() + PATIENCE
+        while (free := self.free()) is not None and free < needed:
+            if time.monotonic() > deadline:
+                raise RunFailure(
+                    f"{self.root}: the disk is full ({needed / 1e6:.1f} MB to write, {free / 1e6:.1f} MB free beside a "
+                    f"reserve of {RESERVE / 1e6:.0f}); make room and give the same command again, nothing is lost"
+                )
+            time.sleep(1.0)
+
+
+class Bucket:
+    """A prefix in an object store. Credentials, endpoint and region come from the environment (``AWS_*``, ``GOOGLE_*``)."""
+
+    def __init__(self, url: str):
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError:
+            raise UserError(f"{url}: object stores need the package obstore; pip install 'kdscale[s3]'") from None
+        self.name = url
+        self._obstore: Any = obstore
+        plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
+        options: Any = {"client_options": {"allow_http": True}} if plain else {}
+        try:
+            self._store: Any = from_url(url, **options)
+        except Exception as error:
+            raise UserError(f"{url}: not an object store that can be opened ({_first_line(error)})") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bucket, (self.name,)
+
+    def read(self, path: str) -> pa.Buffer:
+        return self._do(lambda: pa.py_buffer(self._obstore.get(self._store, path).bytes()))
+
+    def write(self, path: str, payload: Payload) -> None:
+        self._do(lambda: self._obstore.put(self._store, path, _joined(payload)))
+
+    def create(self, path: str, payload: Payload) -> bool:
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            # one part: only a single put can be conditional
+            self._do(lambda: self._obstore.put(self._store, path, _joined(payload), mode="create", use_multipart=False))
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for page in self._do(lambda: self._obstore.list(self._store, prefix)):
+            for found in page:
+                yield found["path"], found["size"]
+
+    def delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self._do(lambda: self._obstore.delete(self._store, path))
+
+    def free(self) -> int | None:
+        return None
+
+    def _do(self, act: Any) -> Any:
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        try:
+            return act()
+        except (FileNotFoundError, AlreadyExistsError):
+            raise
+        except BaseError as error:
+            raise RunFailure(f"{self.name}: the object store answers with an error ({_first_line(error)})") from None
+
+
+def size(payload: Payload) -> int:
+    """Bytes of a payload."""
+    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in payload)
+
+
+def _fill(file: Path, payload: Payload) -> None:
+    with open(file, "wb", buffering=0) as out:
+        for piece in payload:
+            view = memoryview(piece)
+            while view:
+                view = view[out.write(view) :]
+
+
+def _joined(payload: Payload) -> bytes:
+    return b"".join(memoryview(piece) for piece in payload)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
