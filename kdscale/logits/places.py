@@ -166,17 +166,23 @@ class Bucket:
         return self._do(lambda: pa.py_buffer(self._obstore.get(self._store, path).bytes()))
 
     def write(self, path: str, payload: Payload) -> None:
-        self._do(lambda: self._obstore.put(self._store, path, _joined(payload)))
+        self._put(path, payload)
 
     def create(self, path: str, payload: Payload) -> bool:
         from obstore.exceptions import AlreadyExistsError
 
         try:
             # one part: only a single put can be conditional
-            self._do(lambda: self._obstore.put(self._store, path, _joined(payload), mode="create", use_multipart=False))
+            self._put(path, payload, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return False
         return True
+
+    def _put(self, path: str, payload: Payload, **how: Any) -> None:
+        try:
+            self._do(lambda: self._obstore.put(self._store, path, _joined(payload), **how))
+        except FileNotFoundError:
+            raise UserError(f"{self.name}: there is no such bucket; create it first") from None
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for page in self._do(lambda: self._obstore.list(self._store, prefix)):
