@@ -103,7 +103,7 @@ def test_of_two_that_compact_at_once_one_gives_up_and_nothing_is_lost(where: str
     one, other = Commits(open_place(where)), Commits(open_place(where))
     one.add(record("s-0.tar"))
     single = other._singles
-    monkeypatch.setattr(other, "_singles", lambda: (found := single(), one.add(record("s-1.tar")), one.compact(1))[0])
+    monkeypatch.setattr(other, "_singles", lambda: (single(), one.add(record("s-1.tar")), one.compact(1))[0])
     assert other.compact(at_least=1) == 0
     assert {r.shard for r in Commits(open_place(where)).listing()} == {"s-0.tar", "s-1.tar"}
 
@@ -162,7 +162,7 @@ def test_looking_up_and_committing_list_no_records(tmp_path: Path) -> None:
     reader = Commits(place)
     for n in range(20):
         assert reader.find(Slot(f"s-{n}.tar", 0, "seed-0")) is not None
-    assert place.listed == ["log", "log"] or place.listed == ["log"]
+    assert set(place.listed) == {"log"}
     reader.find(Slot("s-99.tar", 0, "seed-0"))
     reader.add(record("s-99.tar"))
     assert set(place.listed) == {"log"}
@@ -173,7 +173,9 @@ def test_a_damaged_log_is_named(tmp_path: Path) -> None:
     Commits(Folder(tmp_path)).compact(at_least=1)
     path = tmp_path / "log" / "00000001.arrow"
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match=r"log/00000001.arrow: not a commit log .* remove it and run kdscale logits fsck"):
+    with pytest.raises(
+        UserError, match=r"log/00000001.arrow: not a commit log .* remove it and run kdscale logits fsck"
+    ):
         Commits(Folder(tmp_path))
 
 

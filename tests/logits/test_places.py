@@ -57,7 +57,7 @@ def test_a_full_disk_holds_writers_back_and_then_says_so(tmp_path: Path, monkeyp
     place.write("a", [b"1"])  # room came while it waited
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     monkeypatch.setattr(places, "PATIENCE", 0.0)
-    with pytest.raises(RunFailure, match="the disk is full .* make room and give the same command again"):
+    with pytest.raises(RunFailure, match=r"the disk is full .* make room and give the same command again"):
         place.create("b", [b"1"])
     assert [path for path, _ in place.list("")] == ["a"]
 
