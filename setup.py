@@ -30,12 +30,18 @@ setup(
         "psutil>=6",
     ],
     extras_require={
+        "s3": ["obstore>=0.8"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3",
             "pytest-timeout>=2",
             "hypothesis>=6",
             "torchmetrics>=1.5",
+            "lightning>=2.5",
+            "transformers>=5",
+            "accelerate>=1.1",
+            "obstore>=0.8",
+            "moto[server]>=5",
             "ruff",
             "mypy",
             "types-PyYAML",

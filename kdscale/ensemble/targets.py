@@ -5,7 +5,9 @@ mean probability can still be had without filling in what the codec left out: dr
 and top-k heads stay side by side, each with its own tail, since a class in one member's head may be in another's tail.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -90,28 +92,44 @@ class Targets:
         live: Live | None = None,
         measures: bool = False,
         keep_bytes: int = 1 << 30,
+        without: Collection[str] = (),
     ):
         """
         Args:
             members: those that count, by name, with the hashes of their weights if they are to be checked; all that the
                 store holds by default.
+            without: members that are left out of those.
             weights: of members, relative to the others' 1.
             parts: what is read instead of single members: a cover, see `covers.cheapest`.
             live: for a store that is still being written.
             measures: also give each row its `kdscale.ensemble.uncertainty`.
+            keep_bytes: of fused shards that stay in memory.
+
+        Raises:
+            UserError: the store does not hold a member that is named, or a temperature, rule or weight makes no sense.
         """
         if rule not in RULES:
             raise UserError(f"fusion: {rule} is not one of {', '.join(RULES)}")
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature: {temperature:g} is not a positive number")
         self.store, self.temperature, self.rule = store, temperature, rule
         self.live, self.measures = live, measures
         self._weights = dict(weights or {})
-        named = live.members if live is not None else _members(store, members)
-        self.parts = list(parts) if parts is not None else self._single(named)
-        self._kept: dict[tuple[str, int, tuple[str, ...]], Columns] = {}
+        if parts is not None:
+            self.parts = list(parts)
+        else:
+            self.parts = self._single(live.members if live is not None else self._named(members, without))
+        self._kept: dict[tuple[str, int, tuple[str, ...]], tuple[list[str], Columns]] = {}
         self._left = keep_bytes
-        self._places: dict[str, tuple[str, int]] | None = None
+        self._keys: dict[str, list[str]] = {}
+        self._places: dict[str, tuple[str, int]] = {}
 
-    def shard(self, shard: str, keys: list[str], view: int = 0, epoch: int = 0) -> Columns:
+    @property
+    def members(self) -> list[str]:
+        """Who the targets are fused from, by name."""
+        return [part.member for part in self.parts]
+
+    def shard(self, shard: str, keys: Sequence[str], view: int = 0, epoch: int = 0) -> Columns:
         """The targets of a shard's rows, in the order of `keys`.
 
         Raises:
@@ -119,9 +137,9 @@ class Targets:
             RunFailure: a live store's shard did not come in time.
         """
         parts = self.parts if self.live is None else self._single(self.live.present(shard, view, epoch))
-        name = (shard, view, tuple(part.member for part in parts))
-        if name in self._kept:
-            return self._kept[name]
+        name, keys = (shard, view, tuple(part.member for part in parts)), list(keys)
+        if name in self._kept and self._kept[name][0] == keys:
+            return self._kept[name][1]
         rows = [
             member_rows(self.store, Slot(shard, view, part.member), part.checkpoint, keys, self.temperature)
             for part in parts
@@ -131,53 +149,81 @@ class Targets:
             target |= uncertainty.of_rows(rows, self.temperature)
         if self.live is not None:
             target["members"] = torch.full((len(keys),), float(len(parts)))
-        while self._kept and self._left < columns.nbytes(target):
-            self._left += columns.nbytes(self._kept.pop(next(iter(self._kept))))
-        self._kept[name] = target
-        self._left -= columns.nbytes(target)
+        self._keep(name, keys, target)
         return target
 
     def of(self, keys: Sequence[str], view: int = 0) -> Columns:
         """The targets of any keys, in their order. The first call reads the keys of the whole store into memory.
 
         Raises:
-            UserError: the store has no such key.
+            UserError: the store has no such key, or has it in two shards.
         """
-        places = self._places = self._places or self._index()
+        if any(key not in self._places for key in keys):
+            self._index(view)
         by_shard: dict[str, list[int]] = {}
         for number, key in enumerate(keys):
-            if key not in places:
+            if key not in self._places:
                 raise UserError(f"{self.store.name}: has no row for the sample {key}; label its shard first")
-            by_shard.setdefault(places[key][0], []).append(number)
+            by_shard.setdefault(self._places[key][0], []).append(number)
         found: Columns = {}
         for shard, numbers in by_shard.items():
-            rows = torch.tensor([places[keys[number]][1] for number in numbers])
-            for name, column in self.shard(shard, self._keys(shard), view).items():
+            rows = torch.tensor([self._places[keys[number]][1] for number in numbers])
+            for name, column in self.shard(shard, self._keys[shard], view).items():
                 found[name] = columns.place(found.get(name), len(keys), torch.tensor(numbers), column[rows])
         return found
 
-    def _index(self) -> dict[str, tuple[str, int]]:
-        return {
-            key: (shard, row) for shard in self.store.listing().shards() for row, key in enumerate(self._keys(shard))
-        }
+    def _index(self, view: int) -> None:
+        """Take up the keys of shards that are not known yet, as the first member's blocks have them."""
+        listing, first = self.store.listing(), self.parts[0]
+        shards = listing.shards()
+        held = listing.holds(shards, view, first.member, first.checkpoint)
+        for shard in itertools.compress(shards, held):
+            if shard in self._keys:
+                continue
+            keys = self.store.read(Slot(shard, view, first.member), first.checkpoint).keys
+            for row, key in enumerate(keys):
+                other = self._places.setdefault(key, (shard, row))
+                if other != (shard, row):
+                    raise UserError(
+                        f"{self.store.name}: the sample {key} is in {other[0]} and in {shard}; read by shard instead"
+                    )
+            self._keys[shard] = keys
 
-    def _keys(self, shard: str) -> list[str]:
-        return self.store.read(Slot(shard, 0, self.parts[0].member)).keys
+    def _keep(self, name: tuple[str, int, tuple[str, ...]], keys: list[str], target: Columns) -> None:
+        if name in self._kept:
+            self._left += columns.nbytes(self._kept.pop(name)[1])
+        while self._kept and self._left < columns.nbytes(target):
+            self._left += columns.nbytes(self._kept.pop(next(iter(self._kept)))[1])
+        self._kept[name] = (keys, target)
+        self._left -= columns.nbytes(target)
+
+    def _named(
+        self, members: Mapping[str, str] | Sequence[str] | None, without: Collection[str]
+    ) -> Mapping[str, str | None]:
+        """Members that count, and their checkpoints, as far as the store or the caller knows them."""
+        there: dict[str, str | None] = {}
+        if isinstance(members, Mapping):
+            there.update(members)
+        else:
+            makers = self.store.listing().members
+            there.update((name, makers[name].checkpoint) for name in sorted(makers) if makers[name].fused is None)
+        asked = list(there) if members is None else list(members)
+        unknown = [name for name in (*asked, *without, *self._weights) if name not in there]
+        if unknown or not there:
+            raise UserError(
+                f"{self.store.name}: holds no member {unknown[0] if unknown else 'at all'}; "
+                f"it has {', '.join(there) or 'none'}"
+            )
+        left = {name: there[name] for name in asked if name not in without}
+        if not left:
+            raise UserError(f"{self.store.name}: no member is left without {', '.join(without)}")
+        bad = next((name for name in left if not 0 < self._weights.get(name, 1.0) < math.inf), None)
+        if bad is not None:
+            raise UserError(f"weights: {bad} has {self._weights[bad]:g}; take a positive number, or leave it out")
+        return left
 
     def _single(self, members: Mapping[str, str | None]) -> list[Part]:
         return [Part(name, checkpoint, self._weights.get(name, 1.0)) for name, checkpoint in members.items()]
-
-
-def _members(store: Store, asked: Mapping[str, str] | Sequence[str] | None) -> Mapping[str, str | None]:
-    if isinstance(asked, Mapping):
-        return dict(asked)
-    there = {name: maker.checkpoint for name, maker in store.listing().members.items() if maker.fused is None}
-    unknown = [name for name in asked or () if name not in there]
-    if unknown or not there:
-        raise UserError(
-            f"{store.name}: holds no member {unknown[0] if unknown else 'at all'}; it has {', '.join(there) or 'none'}"
-        )
-    return {name: there[name] for name in asked or sorted(there)}
 
 
 def _fuse_all(logits: list[np.ndarray], rule: str, temperature: float, weights: Tensor) -> Tensor:

@@ -60,10 +60,16 @@ def make(name: str, **parameters: Any) -> Codec:
     kinds: dict[str, Any] = {"dense": Dense, "topk": TopK, "sampled": Sampled}
     if name not in kinds:
         raise UserError(f"logits.codec: {name} is not one of {', '.join(kinds)}")
+    unknown = set(parameters) - set(kinds[name].__dataclass_fields__)
+    if unknown:
+        known = ", ".join(kinds[name].__dataclass_fields__)
+        raise UserError(f"logits.codec {name} has no parameter {min(unknown)}; it has {known}")
     codec: Codec = kinds[name](**parameters)
     return codec
 
 
 def from_description(description: dict[str, Any]) -> Codec:
     """The codec that a store's description names."""
+    if "name" not in description:
+        raise UserError(f"codec: {description} has no name; give one of dense, topk, sampled")
     return make(**description)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from kdscale.errors import UserError
 from kdscale.logits.places import Place
-from kdscale.logits.records import Maker, Record, Slot, commit_path
+from kdscale.logits.records import Maker, Record, Slot, block_path, commit_path
 
 FOLDER, LOG = "commits", "log"
 LEAST = 512
@@ -134,13 +134,17 @@ class Listing:
 
     def _record(self, row: int) -> Record:
         codes, hashes = self._sha256
+        maker = self.makers[self._maker[row]]
+        slot = Slot(self._shards[self._shard_code[row]], int(self._view[row]), maker.member)
+        checksum: str = self.table.column("checksum")[row].as_py().hex()
         return Record.model_construct(
-            **dict(self.makers[self._maker[row]]),
-            shard=self._shards[self._shard_code[row]],
+            **dict(maker),
+            shard=slot.shard,
             shard_sha256=hashes[codes[row]],
-            view=int(self._view[row]),
+            view=slot.view,
             **{name: self.table.column(name)[row].as_py() for name in ("rows", "bytes")},
-            checksum=self.table.column("checksum")[row].as_py().hex(),
+            checksum=checksum,
+            file=block_path(slot, checksum),
         )
 
 

@@ -22,7 +22,7 @@ Payload = Sequence[pa.Buffer | bytes]
 """A file's content in pieces, so that nothing is copied together."""
 
 RESERVE = 64 << 20
-"""Bytes of a disk that writers leave free."""
+"""Bytes of a disk that writers leave free: so many, or a hundredth of a small one."""
 PATIENCE = 60.0
 """Seconds that a writer waits for room on a full disk."""
 
@@ -127,7 +127,8 @@ class Folder:
     def free(self) -> int | None:
         """Of the nearest folder that exists, less the reserve."""
         there = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
-        return max(0, shutil.disk_usage(there).free - RESERVE)
+        disk = shutil.disk_usage(there)
+        return max(0, disk.free - min(RESERVE, disk.total // 100))
 
     def _wait_for_room(self, needed: int) -> None:
         """Hold a writer back while the disk is full: another process may be making room."""
@@ -135,8 +136,7 @@ class Folder:
         while (free := self.free()) is not None and free < needed:
             if time.monotonic() > deadline:
                 raise RunFailure(
-                    f"{self.root}: the disk is full ({needed / 1e6:.1f} MB to write, {free / 1e6:.1f} MB free beside a "
-                    f"reserve of {RESERVE / 1e6:.0f}); make room and give the same command again, nothing is lost"
+                    f"{self.root}: the disk is full ({needed / 1e6:.1f} MB to write, {free / 1e6:.1f} MB free); make room and give the same command again, nothing is lost"
                 )
             time.sleep(1.0)
 

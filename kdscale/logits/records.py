@@ -88,15 +88,12 @@ class Record(Maker):
     bytes: int
     checksum: str
     """xxh3-128 of the block file."""
+    file: str
+    """The block, relative to the store."""
 
     @property
     def slot(self) -> Slot:
         return Slot(self.shard, self.view, self.member)
-
-    @property
-    def file(self) -> str:
-        """The block, relative to the store."""
-        return block_path(self.slot, self.checksum)
 
     @property
     def maker(self) -> Maker:

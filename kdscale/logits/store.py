@@ -146,10 +146,11 @@ class Store:
             rows=len(keys),
             bytes=size(payload),
             checksum=checksum,
+            file=block_path(slot, checksum),
         )
         there = self.record(slot)
         if there is None:
-            self.place.write(block_path(slot, checksum), payload)
+            self.place.write(record.file, payload)
             there = self.commits.add(record)
         if there is not None and there.checksum != checksum:
             raise RunFailure(

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from kdscale.errors import UserError
 from kdscale.logits.dense import lists
 from kdscale.logits.rows import Sparse, narrowest
+from kdscale.logits.selection import largest
+
+_CHUNK = 1 << 18
+"""Values whose exponentials are taken at a time, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,27 @@ class TopK:
     def describe(self) -> dict[str, Any]:
         return {"name": "topk", "k": self.k, "temperatures": [float(t) for t in self.temperatures]}
 
+    @property
+    def compression(self) -> str:
+        return "zstd"
+
     def bytes_per_row(self, classes: int) -> float:
         return min(self.k, classes) * (narrowest(classes).itemsize + 2) + 4 * len(self.temperatures)
 
     def encode(self, logits: NDArray[np.float32], draws: NDArray[np.float64]) -> dict[str, pa.Array]:
         classes = logits.shape[1]
         k = min(self.k, classes)
-        z = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
-        head, ids = z.topk(k, dim=1)
-        largest = head[:, :1]
-        head, rest = head - largest, (z - largest).scatter(1, ids, -torch.inf)
-        tails = torch.stack([(rest / t).logsumexp(1) for t in self.temperatures], 1)
+        z = np.ascontiguousarray(logits, np.float32)
+        values, places = largest(z, min(k + 1, classes))
+        head, ids = values[:, :k] - values[:, :1], places[:, :k]
+        if classes > k:
+            tails = _tails(z, values, ids, self.temperatures)
+        else:
+            tails = np.full((len(z), len(self.temperatures)), -np.inf, np.float32)
         return {
-            "ids": pa.FixedSizeListArray.from_arrays(pa.array(ids.numpy().astype(narrowest(classes)).ravel()), k),
-            "logits": pa.FixedSizeListArray.from_arrays(pa.array(head.numpy().astype(np.float16).ravel()), k),
-            "tails": pa.FixedSizeListArray.from_arrays(pa.array(tails.numpy().ravel()), len(self.temperatures)),
+            "ids": pa.FixedSizeListArray.from_arrays(pa.array(ids.astype(narrowest(classes)).ravel()), k),
+            "logits": pa.FixedSizeListArray.from_arrays(pa.array(head.astype(np.float16).ravel()), k),
+            "tails": pa.FixedSizeListArray.from_arrays(pa.array(tails.ravel()), len(self.temperatures)),
         }
 
     def decode(self, table: pa.Table, classes: int, temperature: float) -> Sparse:
@@ -61,3 +71,29 @@ class TopK:
         weights, rest = np.exp(head - most), np.exp(tail - most[:, 0])
         total = weights.sum(1) + rest
         return Sparse(lists(table, "ids").astype(np.int64), weights / total[:, None], rest / total)
+
+
+def _tails(
+    z: NDArray[np.float32], values: NDArray[np.float32], ids: NDArray[np.int64], temperatures: list[float]
+) -> NDArray[np.float32]:
+    """(N, temperatures) logsumexp of a row's other logits, relative to its largest.
+
+    Exponentials are taken relative to the largest of the others, `values[:, k]`, so that none of theirs is lost; the
+    head's, which may overflow, are then put to 0.
+    """
+    others = np.where(np.isfinite(values[:, -1:]), values[:, -1:], 0)
+    shift = others - values[:, :1]
+    tails = np.empty((len(z), len(temperatures)), np.float32)
+    step = max(1, _CHUNK // z.shape[1])
+    for start in range(0, len(z), step):
+        part = slice(start, start + step)
+        for column, temperature in enumerate(temperatures):
+            powers = z[part] - others[part]
+            if temperature != 1:
+                powers *= np.float32(1 / temperature)
+            with np.errstate(over="ignore"):
+                np.exp(powers, out=powers)
+            sums = torch.from_numpy(powers).scatter_(1, torch.from_numpy(ids[part]), 0.0).sum(1).numpy()
+            with np.errstate(divide="ignore"):
+                tails[part, column] = np.log(sums) + shift[part, 0] / temperature
+    return tails

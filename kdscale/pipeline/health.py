@@ -21,8 +21,7 @@ from kdscale.pipeline import fuse, logits, teachers, workers
 from kdscale.pipeline.run import Run
 from kdscale.seeds import generator
 from kdscale.tracking.progress import Bars
-from kdscale.training import metrics
-from kdscale.training.objectives import soft_divergence, sparse_divergence
+from kdscale.training import metrics, objectives
 
 SAMPLE = 256
 """Rows of the fidelity report."""
@@ -81,12 +80,7 @@ def fidelity(run: Run, store: Store) -> dict[str, float]:
     gradients = []
     for target in ({"p": full.float()}, kept):
         x = z.clone().requires_grad_()
-        loss = (
-            sparse_divergence(x, target, temperature)
-            if "ids" in target
-            else soft_divergence(x, target["p"], temperature)
-        )
-        torch.autograd.backward(loss)
+        torch.autograd.backward(objectives.soft(x, target, temperature))
         assert x.grad is not None
         gradients.append(x.grad.flatten().double())
     cosine = torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0).clamp(-1, 1)

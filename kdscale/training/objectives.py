@@ -62,18 +62,22 @@ def sparse_divergence(logits: Tensor, targets: Columns, temperature: float) -> T
     return mean * temperature**2
 
 
+def soft(logits: Tensor, targets: Columns, temperature: float) -> Tensor:
+    """The soft term for targets of any codec: `soft_divergence` or `sparse_divergence`."""
+    if "ids" in targets:
+        return sparse_divergence(logits, targets, temperature)
+    return soft_divergence(logits, targets["p"], temperature)
+
+
 def distillation(temperature: float, hard_weight: float) -> Objective:
     """T^2 KL(p_T, q_T) + hard_weight * CE(y, q_1), with the batch's targets, dense or sparse, as p_T."""
 
     def objective(logits: Tensor, batch: Batch) -> Losses:
-        if "ids" in batch.targets:
-            soft = sparse_divergence(logits, batch.targets, temperature)
-        else:
-            soft = soft_divergence(logits, batch.targets["p"], temperature)
-        losses = {"loss": soft, "soft": soft.detach()}
+        term = soft(logits, batch.targets, temperature)
+        losses = {"loss": term, "soft": term.detach()}
         if hard_weight:
             label = F.cross_entropy(logits.float(), batch.y)
-            losses |= {"loss": soft + hard_weight * label, "hard": label.detach()}
+            losses |= {"loss": term + hard_weight * label, "hard": label.detach()}
         if "members" in batch.targets:  # of a live store: how many the targets are of
             losses["members"] = batch.targets["members"].mean()
         return losses

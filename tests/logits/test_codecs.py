@@ -187,3 +187,10 @@ def test_what_a_codec_cannot_give_is_refused_with_what_could() -> None:
 )
 def test_a_codec_is_found_by_its_description(codec: codecs.Codec) -> None:
     assert codecs.from_description(codec.describe()) == codec
+
+
+def test_a_parameter_that_a_codec_does_not_have_is_named() -> None:
+    with pytest.raises(UserError, match=r"logits\.codec topk has no parameter kk; it has k, temperatures"):
+        codecs.from_description({"name": "topk", "kk": 3})
+    with pytest.raises(UserError, match="has no name; give one of dense, topk, sampled"):
+        codecs.from_description({"k": 3})

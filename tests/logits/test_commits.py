@@ -10,7 +10,7 @@ from kdscale.errors import UserError
 from kdscale.logits import commits
 from kdscale.logits.commits import Commits, Listing, table_of
 from kdscale.logits.places import Folder, open_place
-from kdscale.logits.records import Record, Slot
+from kdscale.logits.records import Record, Slot, block_path
 
 
 def record(shard: str = "s-0.tar", view: int = 0, member: str = "seed-0", checksum: int = 1, **changes) -> Record:
@@ -28,7 +28,7 @@ def record(shard: str = "s-0.tar", view: int = 0, member: str = "seed-0", checks
         "bytes": 100 + view,
         "checksum": f"{checksum:032x}",
     }
-    return Record(**{**facts, **changes})
+    return Record(**{**facts, **changes}, file=block_path(Slot(shard, view, member), facts["checksum"]))
 
 
 slots = st.tuples(st.integers(0, 6), st.integers(0, 2), st.sampled_from(["seed-0", "seed-1", "fused-a"]))

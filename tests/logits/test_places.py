@@ -51,11 +51,11 @@ def test_unfinished_files_are_not_listed(tmp_path: Path) -> None:
 
 def test_a_full_disk_holds_writers_back_and_then_says_so(tmp_path: Path, monkeypatch) -> None:
     free = iter([0, 0, 10**12])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free), total=1))
     monkeypatch.setattr(places.time, "sleep", lambda seconds: None)
     place = Folder(tmp_path)
     place.write("a", [b"1"])  # room came while it waited
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0, total=1))
     monkeypatch.setattr(places, "PATIENCE", 0.0)
     with pytest.raises(RunFailure, match=r"the disk is full .* make room and give the same command again"):
         place.create("b", [b"1"])
