@@ -34,16 +34,22 @@ class Codec(Protocol):
         """Of a block's columns: None for what is read by mapping."""
         ...
 
+    @property
+    def limit(self) -> float:
+        """The largest logit, of either sign, that it holds."""
+        ...
+
+    @property
+    def draws_lots(self) -> bool:
+        """Whether `encode` uses its chance."""
+        ...
+
     def bytes_per_row(self, classes: int) -> float:
         """Bytes of a row without its key: exact where rows have one size, else the most."""
         ...
 
     def encode(self, logits: NDArray[Any], draws: NDArray[Any]) -> dict[str, pa.Array]:
-        """(N, C) float32 logits -> columns; `draws` (N,) float64 in [0, 1) is all the chance there is.
-
-        Raises:
-            RunFailure: a value that the codec cannot hold.
-        """
+        """(N, C) float32 logits within the limit -> columns; `draws` (N,) float64 in [0, 1) is all the chance there is."""
         ...
 
     def decode(self, table: pa.Table, classes: int, temperature: float) -> Logits | Sparse:

@@ -5,6 +5,7 @@ most 2^-8 of the value and never overflows. int8 keeps an offset and a scale a r
 row's range (and float32 rounding of the offset).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from kdscale.errors import RunFailure, UserError
+from kdscale.errors import UserError
 from kdscale.logits.rows import Logits
 
 Type = Literal["float16", "bfloat16", "float32", "int8"]
@@ -40,6 +41,14 @@ class Dense:
     def compression(self) -> None:
         return None
 
+    @property
+    def limit(self) -> float:
+        return torch.finfo(torch.float16).max if self.dtype == "float16" else math.inf
+
+    @property
+    def draws_lots(self) -> bool:
+        return False
+
     def bytes_per_row(self, classes: int) -> float:
         return {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}[self.dtype] * classes + 8 * (self.dtype == "int8")
 
@@ -50,15 +59,12 @@ class Dense:
             offset, scale = low / 2 + high / 2, (high / 2 - low / 2) / _STEPS
             steps = (z - offset[:, None]).div_(torch.where(scale > 0, scale, 1.0)[:, None]).round_()
             codes = steps.clamp_(-_STEPS, _STEPS).to(torch.int8)
-            return {"logits": _lists(codes), "offset": pa.array(offset.numpy()), "scale": pa.array(scale.numpy())}
+            return {"logits": _lists(codes, torch.int8), "offset": pa.array(offset.numpy()), "scale": pa.array(scale.numpy())}
         if self.dtype == "bfloat16":
-            return {"logits": _lists(z.bfloat16().view(torch.uint16))}
+            return {"logits": _lists(z, torch.bfloat16)}
         if self.dtype == "float32":
-            return {"logits": _lists(z)}
-        most = max(map(abs, torch.stack(z.aminmax()).tolist())) if z.numel() else 0.0
-        if most > torch.finfo(torch.float16).max:
-            raise RunFailure(f"a logit of {most:.6g} does not fit float16; set logits.dtype to bfloat16 or float32")
-        return {"logits": _lists(z.half())}
+            return {"logits": _lists(z, torch.float32)}
+        return {"logits": _lists(z, torch.float16)}
 
     def decode(self, table: pa.Table, classes: int, temperature: float) -> Logits:
         """The logits, without a copy for float16 and float32 in a mapped table."""
@@ -78,10 +84,19 @@ class Dense:
 
 def lists(table: pa.Table, name: str) -> NDArray[Any]:
     """A column of fixed-size lists as (N, width), without a copy where it is one chunk."""
-    column = table.column(name).combine_chunks()
+    column = table.column(name)
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     values: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=True)
     return values.reshape(-1, column.type.list_size)
 
 
-def _lists(rows: torch.Tensor) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.flatten().numpy()), rows.shape[1])
+def _lists(rows: torch.Tensor, dtype: torch.dtype) -> pa.Array:
+    """(N, width) rows as a column of fixed-size lists; bfloat16 as its bits.
+
+    Converted into memory of Arrow's pool, which is used again and again: fresh pages cost more than the conversion.
+    """
+    kind = pa.uint16() if dtype == torch.bfloat16 else pa.from_numpy_dtype(str(dtype).removeprefix("torch."))
+    buffer = pa.allocate_buffer(rows.numel() * dtype.itemsize)
+    if rows.numel():
+        torch.frombuffer(memoryview(buffer), dtype=dtype).view(rows.shape).copy_(rows)
+    return pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(kind, rows.numel(), [None, buffer]), rows.shape[1])

@@ -4,6 +4,7 @@ Both give the three acts that the store is built on: a file that is whole or not
 once however many try (a hard link; a conditional put), and a listing. Nothing else knows which of the two it is.
 """
 
+import mmap
 import os
 import shutil
 import time
@@ -23,6 +24,8 @@ Payload = Sequence[pa.Buffer | bytes]
 
 RESERVE = 64 << 20
 """Bytes of a disk that writers leave free: so many, or a hundredth of a small one."""
+_MAP = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+"""All of a file will be read, to verify it: its pages are mapped at once."""
 PATIENCE = 60.0
 """Seconds that a writer waits for room on a full disk."""
 
@@ -85,10 +88,10 @@ class Folder:
         self.root, self.name = root, str(root)
 
     def read(self, path: str) -> pa.Buffer:
-        file = self.root / path
-        if file.stat().st_size == 0:
-            return pa.py_buffer(b"")
-        return pa.memory_map(str(file)).read_buffer()
+        with open(self.root / path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return pa.py_buffer(b"")
+            return pa.py_buffer(mmap.mmap(file.fileno(), 0, flags=_MAP, prot=mmap.PROT_READ))
 
     def write(self, path: str, payload: Payload) -> None:
         self._wait_for_room(size(payload))

@@ -12,6 +12,7 @@ A token is a class number and a count less one, side by side in the bits of one 
 fit takes several tokens.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,14 @@ class Sampled:
     @property
     def compression(self) -> str:
         return "zstd"
+
+    @property
+    def limit(self) -> float:
+        return math.inf
+
+    @property
+    def draws_lots(self) -> bool:
+        return True
 
     def bytes_per_row(self, classes: int) -> float:
         return self.draws * token_type(classes).itemsize + 4

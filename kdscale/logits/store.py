@@ -10,6 +10,7 @@ not at all, and at most once for a slot. A reader believes commit records alone,
 """
 
 import json
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -112,8 +113,9 @@ class Store:
             RunFailure: logits are not finite, or another block is already committed in the slot.
         """
         self._check_rows(slot, keys, logits)
+        draws = self.draws(slot, keys) if self.codec.draws_lots else np.zeros(len(keys))
         maker = self._maker(slot.member, checkpoint, self.codec)
-        return self.commit_columns(slot, keys, self.codec.encode(logits, self.draws(slot, keys)), maker, shard_sha256)
+        return self.commit_columns(slot, keys, self.codec.encode(logits, draws), maker, shard_sha256)
 
     def commit_fused(
         self,
@@ -211,8 +213,14 @@ class Store:
                 f"{self.name}: {slot.path} needs logits of shape ({len(keys)}, {self.info.classes}), rows by classes, "
                 f"and was given {logits.shape}"
             )
-        if not logits.size or np.isfinite(torch.stack(torch.from_numpy(logits).aminmax()).numpy()).all():
+        most = max(map(abs, torch.stack(torch.from_numpy(logits).aminmax()).tolist())) if logits.size else 0.0
+        if most <= self.codec.limit and math.isfinite(most):
             return
+        if math.isfinite(most):
+            raise RunFailure(
+                f"member {slot.member}: a logit of {most:.6g} in {slot.shard} does not fit {self.info.codec['dtype']}; "
+                "set logits.dtype to bfloat16 or float32"
+            )
         bad = np.flatnonzero(~np.isfinite(logits).all(1))
         raise RunFailure(
             f"member {slot.member}: its logits of sample {keys[bad[0]]} in {slot.shard}, view {slot.view}, are not "
