@@ -43,6 +43,64 @@ def logits_info(run: RunFolder, as_json: Json = False) -> None:
         )
 
 
+@logits_app.command("plan", epilog="Example: kdscale logits plan --samples 100000000 --classes 15000 --members 10")
+def logits_plan(
+    samples: Annotated[int, typer.Option(min=1, help="Training samples.")],
+    classes: Annotated[int, typer.Option(min=2, help="Classes.")],
+    members: Annotated[int, typer.Option(min=1, help="Members of the ensemble.")] = 5,
+    views: Annotated[int, typer.Option(min=1, help="Views of each sample.")] = 1,
+    shard_size: Annotated[int, typer.Option(min=1, help="Samples in a shard.")] = 10_000,
+    rate: Annotated[float, typer.Option(min=0, help="Samples a second that students read, all together.")] = 10_000.0,
+    price: Annotated[float, typer.Option(min=0, help="Price of a GB and month.")] = 0.023,
+    as_json: Json = False,
+) -> None:
+    """Show what a store of this size would take, by codec; nothing is read or written."""
+    from kdscale.logits.capacity import Plan
+
+    plan = Plan(samples, classes, members, views, shard_size)
+    if as_json:
+        print(json.dumps(plan.as_json()))
+        return
+    head = (
+        "codec",
+        "bytes/sample",
+        "store",
+        "blocks",
+        "of",
+        "commit log",
+        f"read at {rate:g}/s",
+        f"a month at {price:g}/GB",
+    )
+    rows = [
+        (
+            need.codec,
+            f"{need.sample:,.0f}",
+            _size(need.total),
+            f"{need.files:,}",
+            _size(need.block),
+            _size(need.log),
+            f"{_size(need.sample / views * rate)}/s",
+            f"{need.total / 1e9 * price:,.0f}",
+        )
+        for need in plan.needs()
+    ]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        print(
+            "  ".join(
+                cell.rjust(w) if n else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} PB"
+
+
 @logits_app.command("fsck", epilog="Example: kdscale logits fsck runs/quickstart --repair")
 def logits_fsck(
     run: RunFolder,

@@ -129,3 +129,15 @@ def test_a_run_directory_of_another_recipe(tmp_path: Path) -> None:
     assert fresh.returncode == 0
     assert "set aside as runs/a.1" in fresh.stderr
     assert (tmp_path / "runs/a.1/data/manifest.json").exists()
+
+
+def test_the_planned_store_is_the_one_in_the_docs() -> None:
+    done = kdscale("logits", "plan", "--samples", "100000000", "--classes", "15000", "--members", "10")
+    page = (Path(__file__).parents[2] / "docs" / "jft.md").read_text()
+    for line in done.stdout.splitlines():
+        assert f"    {line}\n" in page
+    needs = json.loads(
+        kdscale("logits", "plan", "--samples", "1000", "--classes", "10", "--members", "2", "--json").stdout
+    )["needs"]
+    assert needs[0]["files"] == 2
+    assert needs[0]["total"] >= 2 * 1000 * 10 * 2
