@@ -42,6 +42,8 @@ setup(
             "accelerate>=1.1",
             "obstore>=0.8",
             "moto[server]>=5",
+            "pandas>=2.2",
+            "polars>=1",
             "ruff",
             "mypy",
             "types-PyYAML",

@@ -170,6 +170,13 @@ class Labelling:
         self.total = run.recipe.teachers.count * len(run.manifest.splits[SPLIT]) * run.recipe.logits.views
         self.done = 0
         self._single = 0
+        classes = self.store.info.classes
+        ours, dense = (c.bytes_per_row(classes) for c in (self.store.codec, codecs.make("dense")))
+        if ours > dense:
+            bars.say(
+                f"logits: at {classes} classes {recipe_codec(run)} takes {ours:g} bytes a row and dense {dense:g}, which "
+                "keeps more; consider logits.codec=dense"
+            )
 
     def __call__(self, tasks: "Tasks", seed: int, checksum: str) -> None:
         """Queue the shards of a finished member, ahead of members that wait to be trained."""
@@ -224,6 +231,12 @@ class Labelling:
             self.store.commits.compact()
             self._single = 0
         self.bars.show("logits: blocks", self.done, self.total)
+
+
+def recipe_codec(run: Run) -> str:
+    """The codec's name as the recipe has it."""
+    logits = run.recipe.logits
+    return f"dense {logits.dtype}" if logits.codec == "dense" else logits.codec
 
 
 def work(run: Run, bars: Bars) -> None:

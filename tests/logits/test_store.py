@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas
+import polars
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -47,6 +49,29 @@ def test_plain_arrow_reads_a_block(store: Store) -> None:
     table = pa.ipc.open_file(pa.memory_map(str(Path(store.name) / record.file))).read_all()
     assert table.column("key").to_pylist() == KEYS
     assert table.schema.metadata[b"kdscale.checkpoint"] == b"checkpoint"
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        {"name": "dense", "dtype": "float16"},
+        {"name": "topk", "k": 2, "temperatures": [1.0]},
+        {"name": "sampled", "draws": 4, "temperature": 1.0},
+    ],
+    ids=lambda codec: codec["name"],
+)
+def test_pandas_and_polars_read_a_block(tmp_path: Path, codec: dict) -> None:
+    store = Store.create(tmp_path, INFO.model_copy(update={"codec": codec}))
+    path = tmp_path / store.commit(SLOT, KEYS, Z, "checkpoint", "shard").file
+    frames = [pandas.read_feather(path), polars.read_ipc(path).to_arrow().to_pandas()]
+    columns = store.read(SLOT).table
+    for frame in frames:
+        assert list(frame.columns) == columns.column_names
+        for name in columns.column_names:
+            assert [list(row) for row in frame[name]] == [list(row) for row in columns.column(name).to_pylist()]
+    store.commits.compact(at_least=1)
+    log = pandas.read_feather(next((tmp_path / "log").iterdir()))
+    assert log[["rows", "view"]].values.tolist() == [[3, 0]]
 
 
 def test_the_same_block_twice_is_harmless_and_another_is_refused(store: Store) -> None:
