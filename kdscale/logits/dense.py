@@ -59,7 +59,11 @@ class Dense:
             offset, scale = low / 2 + high / 2, (high / 2 - low / 2) / _STEPS
             steps = (z - offset[:, None]).div_(torch.where(scale > 0, scale, 1.0)[:, None]).round_()
             codes = steps.clamp_(-_STEPS, _STEPS).to(torch.int8)
-            return {"logits": _lists(codes, torch.int8), "offset": pa.array(offset.numpy()), "scale": pa.array(scale.numpy())}
+            return {
+                "logits": _lists(codes, torch.int8),
+                "offset": pa.array(offset.numpy()),
+                "scale": pa.array(scale.numpy()),
+            }
         if self.dtype == "bfloat16":
             return {"logits": _lists(z, torch.bfloat16)}
         if self.dtype == "float32":

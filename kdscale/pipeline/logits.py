@@ -172,9 +172,9 @@ class Labelling:
         self._single = 0
         classes = self.store.info.classes
         ours, dense = (c.bytes_per_row(classes) for c in (self.store.codec, codecs.make("dense")))
-        if ours > dense:
+        if run.recipe.logits.codec != "dense" and ours > dense:
             bars.say(
-                f"logits: at {classes} classes {recipe_codec(run)} takes {ours:g} bytes a row and dense {dense:g}, which "
+                f"logits: at {classes} classes {run.recipe.logits.codec} takes {ours:g} bytes a row and dense {dense:g}, which "
                 "keeps more; consider logits.codec=dense"
             )
 
@@ -231,12 +231,6 @@ class Labelling:
             self.store.commits.compact()
             self._single = 0
         self.bars.show("logits: blocks", self.done, self.total)
-
-
-def recipe_codec(run: Run) -> str:
-    """The codec's name as the recipe has it."""
-    logits = run.recipe.logits
-    return f"dense {logits.dtype}" if logits.codec == "dense" else logits.codec
 
 
 def work(run: Run, bars: Bars) -> None:
