@@ -18,7 +18,7 @@ from kdscale.files import digest
 from kdscale.logits.codecs import Codec
 from kdscale.logits.dense import Dense
 from kdscale.logits.records import Fused, Record, Slot
-from kdscale.logits.rows import Logits
+from kdscale.logits.rows import Logits, check_temperature
 from kdscale.logits.sampled import Sampled, add, counts_of, pack
 from kdscale.logits.store import Store
 
@@ -39,6 +39,7 @@ def make(members: dict[str, str], weights: dict[str, float], rule: str, temperat
             "fuse: top-k heads of different members do not add up (a class in one's head may be in another's tail); "
             "members of logits.codec dense or sampled can be fused"
         )
+    check_temperature(temperature)
     total = sum(weights.get(name, 1.0) for name in members)
     shares = {name: weights.get(name, 1.0) / total for name in members}
     if isinstance(codec, Sampled):
@@ -70,7 +71,8 @@ def fuse_shard(store: Store, shard: str, view: int, made_of: Fused, shard_sha256
         codec = Sampled(store.codec.draws * len(blocks), store.codec.temperature)
         columns = {"tokens": _summed([block.table.column("tokens").combine_chunks() for block in blocks], store)}
     else:
-        codec = Dense(store.info.codec["dtype"], made_of.temperature)
+        assert isinstance(store.codec, Dense)
+        codec = Dense(store.codec.dtype, made_of.temperature)
         columns = codec.encode(
             _fused_logits([block.at(made_of.temperature or 1.0) for block in blocks], made_of), _NONE
         )
@@ -91,7 +93,9 @@ def _fused_logits(rows: Sequence[object], made_of: Fused) -> np.ndarray:
         return total
     t = made_of.temperature
     p = fused(logits, made_of.rule, t, weights)["p"]
-    return (t * p.clamp_min(torch.finfo(torch.float32).tiny).log()).numpy()
+    logits_of_p = t * p.clamp_min(torch.finfo(torch.float32).tiny).log()
+    # the largest is 0: a softmax does not mind, and narrow types err in proportion to what they hold
+    return (logits_of_p - logits_of_p.amax(1, keepdim=True)).numpy() if len(p) else logits_of_p.numpy()
 
 
 def _summed(tokens: Sequence[pa.Array], store: Store) -> pa.Array:

@@ -42,7 +42,10 @@ def cheapest(
         sets: fused sets whose blocks are all there.
         size: bytes of a row of each member and set, by name.
     """
-    usable = [s for s in sets if _serves(s, wanted, weights, rule, temperature)][:MOST_SETS]
+    usable = sorted(
+        (s for s in sets if _serves(s, wanted, weights, rule, temperature)),
+        key=lambda s: (size[s.member] / len(s.fused.members if s.fused else ()), s.member),
+    )[:MOST_SETS]
     best: tuple[Maker, ...] = ()
     least = sum(size.get(name, 0.0) for name in wanted)
     for count in range(1, len(usable) + 1):

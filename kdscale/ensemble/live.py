@@ -40,6 +40,8 @@ class Live:
     """Of the whole training."""
     deadline: float
     """Seconds without any news after which waiting ends in a failure."""
+    news: Callable[[], object] = lambda: None
+    """Something that changes as long as members are being trained."""
     stopped: Callable[[], bool] = lambda: False
 
     @property
@@ -50,7 +52,9 @@ class Live:
 
     def needed(self, epoch: int) -> int:
         """Members that an epoch waits for: the quorum at first, all in the last, evenly more in between."""
-        last = max(1, math.ceil(self.epochs) - 1)
+        last = math.ceil(self.epochs) - 1
+        if epoch >= last:
+            return len(self.names)
         return math.ceil(self.quorum + (len(self.names) - self.quorum) * min(1.0, epoch / last) - 1e-9)
 
     def present(self, shard: str, view: int, epoch: int) -> dict[str, str]:
@@ -64,18 +68,18 @@ class Live:
         path = f"epoch-{epoch:04d}/{Slot(shard, view, 'of').path.removeprefix('of/')}.json"
         if (decided := _read(folder, path)) is not None:
             return decided
-        needed, seen, since = self.needed(epoch), -1, time.monotonic()
+        needed, since = self.needed(epoch), time.monotonic()
+        seen: object = None
         while True:
             there = {
                 name: checkpoint
                 for name, checkpoint in self.members.items()
-                if (record := self.store.record(Slot(shard, view, name), checkpoint)) is not None
-                and record.checkpoint == checkpoint
+                if self.store.record(Slot(shard, view, name), checkpoint) is not None
             }
             if len(there) >= needed:
                 break
-            if len(there) > seen:
-                seen, since = len(there), time.monotonic()
+            if (now := (len(there), self.news())) != seen:
+                seen, since = now, time.monotonic()
             if self.stopped():
                 raise Stopped("while waiting for logits")
             if time.monotonic() - since > self.deadline:

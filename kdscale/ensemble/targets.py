@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdscale.data import columns
@@ -25,6 +26,8 @@ from kdscale.logits.records import Slot
 from kdscale.logits.rows import Logits, Sparse
 from kdscale.logits.store import Store
 
+_Name = tuple[str, int, tuple[tuple[str, str | None], ...]]
+"""(shard, view, who was read)."""
 AT_ONCE = 1 << 24
 """Logits of all members that are fused at once, so that the shard's size does not matter."""
 
@@ -38,8 +41,8 @@ def fused(
         weights: of each member, relative to the others'; equal by default.
 
     Returns:
-        `p` (N, C) where the store keeps all logits; else `ids`, `p` (N, G, K) and `tail` (N, G) of G groups whose
-        losses are averaged, with `weight` (N, G) where they do not count alike.
+        `p` (N, C) where the store keeps all logits; else `ids`, `p` (N, G, K), `tail` and `weight` (N, G) of G groups
+        whose losses are averaged: a group for each member's head, or one for the sum of all draws.
 
     Raises:
         UserError: the rule needs logits that the codec left out.
@@ -51,16 +54,33 @@ def fused(
         return {"p": _fuse_all(logits, rule, temperature, share)}
     check(rule)
     sparse = [r for r in rows if isinstance(r, Sparse)]
-    if not any(r.tail.any() for r in sparse):
+    if all(r.counted for r in sparse):
         ids = np.concatenate([r.ids for r in sparse], 1)[:, None]
         p = np.concatenate([r.p * w for r, w in zip(sparse, share.numpy(), strict=True)], 1)[:, None]
-        tail = np.zeros((len(p), 1), np.float32)
-        return {"ids": torch.from_numpy(ids), "p": torch.from_numpy(p), "tail": torch.from_numpy(tail)}
+        tail, share = np.zeros((len(p), 1), np.float32), torch.ones(1)
+        return _sparse(ids, p, tail, share)
     ids, p = (np.stack([getattr(r, name) for r in sparse], 1) for name in ("ids", "p"))
     tail = np.stack([r.tail for r in sparse], 1)
-    target = {"ids": torch.from_numpy(ids), "p": torch.from_numpy(p), "tail": torch.from_numpy(tail)}
-    equal = bool((share == share[0]).all())
-    return target if equal else {**target, "weight": share.expand(len(ids), -1).contiguous()}
+    return _sparse(ids, p, tail, share)
+
+
+def _sparse(ids: NDArray[np.int64], p: NDArray[np.float32], tail: NDArray[np.float32], share: Tensor) -> Columns:
+    weight = share.expand(len(ids), -1).contiguous()
+    return {"ids": torch.from_numpy(ids), "p": torch.from_numpy(p), "tail": torch.from_numpy(tail), "weight": weight}
+
+
+def with_groups(target: Columns, groups: int) -> Columns:
+    """The same target with so many groups: those that are added weigh nothing.
+
+    Rows that were fused from different numbers of members fit into one batch that way.
+    """
+    if "weight" not in target or target["weight"].shape[1] >= groups:
+        return target
+    more = groups - target["weight"].shape[1]
+    return {
+        name: torch.nn.functional.pad(column, (0, 0, 0, more) if column.dim() == 3 else (0, more))
+        for name, column in target.items()
+    }
 
 
 def check(rule: str) -> None:
@@ -115,11 +135,13 @@ class Targets:
         self.store, self.temperature, self.rule = store, temperature, rule
         self.live, self.measures = live, measures
         self._weights = dict(weights or {})
+        if measures and any(part.member.startswith("fused-") for part in parts or ()):
+            raise UserError("measures: a fused set does not say what its members say; read the members themselves")
         if parts is not None:
             self.parts = list(parts)
         else:
             self.parts = self._single(live.members if live is not None else self._named(members, without))
-        self._kept: dict[tuple[str, int, tuple[str, ...]], tuple[list[str], Columns]] = {}
+        self._kept: dict[_Name, tuple[list[str], Columns]] = {}
         self._left = keep_bytes
         self._keys: dict[str, list[str]] = {}
         self._places: dict[str, tuple[str, int]] = {}
@@ -137,17 +159,20 @@ class Targets:
             RunFailure: a live store's shard did not come in time.
         """
         parts = self.parts if self.live is None else self._single(self.live.present(shard, view, epoch))
-        name, keys = (shard, view, tuple(part.member for part in parts)), list(keys)
+        name, keys = (shard, view, tuple((part.member, part.checkpoint) for part in parts)), list(keys)
         if name in self._kept and self._kept[name][0] == keys:
             return self._kept[name][1]
         rows = [
             member_rows(self.store, Slot(shard, view, part.member), part.checkpoint, keys, self.temperature)
             for part in parts
         ]
-        target = fused(rows, self.rule, self.temperature, [part.weight for part in parts])
+        weights = [part.weight for part in parts]
+        target = fused(rows, self.rule, self.temperature, weights)
         if self.measures:
-            target |= uncertainty.of_rows(rows, self.temperature)
+            target |= uncertainty.of_rows(rows, self.temperature, weights)
         if self.live is not None:
+            if not all(isinstance(r, Sparse) and r.counted for r in rows):
+                target = with_groups(target, len(self.live.names))
             target["members"] = torch.full((len(keys),), float(len(parts)))
         self._keep(name, keys, target)
         return target
@@ -189,7 +214,7 @@ class Targets:
                     )
             self._keys[shard] = keys
 
-    def _keep(self, name: tuple[str, int, tuple[str, ...]], keys: list[str], target: Columns) -> None:
+    def _keep(self, name: _Name, keys: list[str], target: Columns) -> None:
         if name in self._kept:
             self._left += columns.nbytes(self._kept.pop(name)[1])
         while self._kept and self._left < columns.nbytes(target):
@@ -231,6 +256,6 @@ def _fuse_all(logits: list[np.ndarray], rule: str, temperature: float, weights: 
     step = max(1, AT_ONCE // (len(logits) * classes))
     parts = [
         RULES[rule](torch.from_numpy(np.stack([z[start : start + step] for z in logits])), temperature, weights)
-        for start in range(0, rows, step)
+        for start in range(0, max(rows, 1), step)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

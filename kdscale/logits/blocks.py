@@ -46,17 +46,21 @@ class Block:
         return self.codec.decode(self.table, self.classes, temperature)
 
 
+FACTS = "kdscale"
+"""Key of the schema's metadata under which a block says what it is."""
+
+
 def serialize(
-    keys: Sequence[str], columns: Mapping[str, pa.Array], facts: Mapping[str, object], compression: str | None
+    keys: Sequence[str], columns: Mapping[str, pa.Array], facts: str, compression: str | None
 ) -> list[pa.Buffer | bytes]:
     """A block's file, in the pieces that Arrow gives out: nothing is copied.
 
     Args:
-        facts: go into the schema's metadata under `kdscale.`.
+        facts: JSON of the commit record as far as it is known before the block is written.
         compression: of the columns, for codecs that are not read by mapping.
     """
     table = pa.table({"key": pa.array(keys, pa.string()), **columns})
-    table = table.replace_schema_metadata({f"kdscale.{name}": str(value) for name, value in facts.items()})
+    table = table.replace_schema_metadata({FACTS: facts})
     sink = _Pieces()
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:

@@ -5,12 +5,14 @@ the log, one Arrow file in columns, and then deletes them; so a store of a milli
 
     STORE/commits/MEMBER/view-000/SHARD.json    a record that is not compacted yet
     STORE/log/00000007.arrow                    all others; the highest number counts
+    STORE/log/00000007-CHECKSUM                 an empty file: the xxh3-128 that the log's bytes must have
 
 A generation is made by the same act as a record, so of two that compact at once one gives up. A record is deleted only
 once it is in the generation that counts, and each generation holds all that the one before it held; hence none is lost.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from kdscale.errors import UserError
+from kdscale.logits.blocks import checksum
 from kdscale.logits.places import Place
 from kdscale.logits.records import Maker, Record, Slot, block_path, commit_path
 
@@ -41,6 +44,13 @@ _SCHEMA = pa.schema(
         ("checksum", pa.binary(16)),
     ]
 )
+
+
+_GENERATION = re.compile(r"log/(\d{8})(?:\.arrow|-([0-9a-f]{32}))")
+
+
+class DamagedLog(UserError):
+    """The compacted log cannot be believed; the blocks say what was in it."""
 
 
 class Listing:
@@ -136,15 +146,15 @@ class Listing:
         codes, hashes = self._sha256
         maker = self.makers[self._maker[row]]
         slot = Slot(self._shards[self._shard_code[row]], int(self._view[row]), maker.member)
-        checksum: str = self.table.column("checksum")[row].as_py().hex()
+        digest: str = self.table.column("checksum")[row].as_py().hex()
         return Record.model_construct(
             **dict(maker),
             shard=slot.shard,
             shard_sha256=hashes[codes[row]],
             view=slot.view,
             **{name: self.table.column(name)[row].as_py() for name in ("rows", "bytes")},
-            checksum=checksum,
-            file=block_path(slot, checksum),
+            checksum=digest,
+            file=block_path(slot, digest),
         )
 
 
@@ -171,7 +181,7 @@ class Commits:
         if record is not None and checkpoint in (None, record.checkpoint):
             return record
         single = self._single(commit_path(slot))
-        if single is not None:
+        if single is not None and single.slot == slot:
             return single
         if self.refresh() or record is not None:
             record = self._known.listing.find(slot)
@@ -197,14 +207,17 @@ class Commits:
         return self._known.listing.joined(self._singles())
 
     def retract(self, slots: Sequence[Slot]) -> None:
-        """Make slots empty again."""
-        while True:
-            self.refresh()
-            thinner = self._known.listing.without(slots)
-            if thinner is self._known.listing or self._advance(thinner):
-                break
+        """Make slots empty again.
+
+        A generation is made even if the log holds none of them, so that a compaction which has read the single records
+        already finds its number taken and gives up.
+        """
         for slot in slots:
             self.place.delete(commit_path(slot))
+        while slots:
+            self.refresh()
+            if self._advance(self._known.listing.without(slots)):
+                return
 
     @property
     def worth_compacting(self) -> int:
@@ -221,46 +234,64 @@ class Commits:
             return 0
         self.refresh()
         for record in singles:
-            if self._known.listing.find(record.slot) == record:
-                self.place.delete(commit_path(record.slot))
+            path = commit_path(record.slot)
+            if self._known.listing.find(record.slot) == record == self._single(path):
+                self.place.delete(path)
         return len(singles)
 
     def refresh(self) -> bool:
         """Take up the generation of the log that counts; whether it is a new one."""
         while True:
-            newest = max(self._generations(), default=0)
+            generations = self._generations()
+            newest = max(generations, default=0)
             if newest <= self._known.number:
                 return False
             try:
-                self._known = _Generation(newest, Listing(self._load(newest)))
+                self._known = _Generation(newest, Listing(self._load(newest, generations[newest])))
                 return True
             except FileNotFoundError:  # a newer one has taken its place
                 continue
 
+    def replace(self, listing: Listing) -> None:
+        """Make a log of these records where there is none."""
+        self._known = _Generation(0, Listing())
+        self._advance(listing)
+        self.refresh()
+
     def _advance(self, listing: Listing) -> bool:
-        """Make the next generation; False if another process made it first."""
+        """Make the next generation; False if another process made it first, or a later one."""
         number = self._known.number + 1
-        if not self.place.create(_log_path(number), serialize(listing.table)):
+        payload = serialize(listing.table)
+        self.place.write(f"{LOG}/{number:08d}-{checksum(payload)}", [b""])
+        if not self.place.create(_log_path(number), payload) or max(self._generations(), default=0) != number:
             return False
-        for old in self._generations():
-            if old < number:
-                self.place.delete(_log_path(old))
+        for path, _ in self.place.list(LOG):
+            if (found := _GENERATION.fullmatch(path)) and int(found[1]) < number:
+                self.place.delete(path)
         return True
 
-    def _generations(self) -> list[int]:
-        return [int(path.rsplit("/", 1)[-1].removesuffix(".arrow")) for path, _ in self.place.list(LOG)]
+    def _generations(self) -> dict[int, list[str]]:
+        """The checksums that each generation may have."""
+        checksums: dict[int, list[str]] = {}
+        found = [match for path, _ in self.place.list(LOG) if (match := _GENERATION.fullmatch(path))]
+        for match in found:
+            if match[2] is None:
+                checksums[int(match[1])] = [m[2] for m in found if m[1] == match[1] and m[2] is not None]
+        return checksums
 
-    def _load(self, number: int) -> pa.Table:
-        try:
-            table = pa.ipc.open_file(self.place.read(_log_path(number))).read_all()
-            if table.schema != _SCHEMA:
-                raise pa.ArrowInvalid("its columns are not those of a commit log")
-            return table
-        except pa.ArrowInvalid as error:
+    def _load(self, number: int, checksums: list[str]) -> pa.Table:
+        buffer = self.place.read(_log_path(number))
+        if checksum([buffer]) not in checksums:  # before Arrow sees a byte of it
+            raise DamagedLog(
+                f"{self.place.name}/{_log_path(number)}: the commit log is damaged (its checksum differs); "
+                "mend it with kdscale logits fsck --repair"
+            )
+        table = pa.ipc.open_file(buffer).read_all()
+        if table.schema != _SCHEMA:
             raise UserError(
-                f"{self.place.name}/{_log_path(number)}: not a commit log ({error}); restore it, "
-                "or remove it and run kdscale logits fsck --repair"
-            ) from None
+                f"{self.place.name}/{_log_path(number)}: a commit log of another version of kdscale; use that version"
+            )
+        return table
 
     def _single(self, path: str) -> Record | None:
         try:
@@ -269,13 +300,20 @@ class Commits:
             return None
         except (ValueError, ValidationError) as error:
             raise UserError(
-                f"{self.place.name}/{path}: not a commit record ({_short(error)}); remove it and run kdscale logits again"
+                f"{self.place.name}/{path}: not a commit record ({_short(error)}); mend it with kdscale logits fsck --repair"
             ) from None
 
     def _singles(self) -> list[Record]:
+        """Every single record that can be read; fsck names those that cannot."""
         paths = [path for path, _ in self.place.list(FOLDER) if path.endswith(".json")]
+
+        def readable(path: str) -> Record | None:
+            with suppress(UserError):
+                return self._single(path)
+            return None
+
         with ThreadPoolExecutor(READERS) as pool:
-            found = [record for record in pool.map(self._single, paths) if record is not None]
+            found = [record for record in pool.map(readable, paths) if record is not None]
         return sorted(found, key=lambda record: (record.member, record.view, record.shard))
 
 

@@ -7,7 +7,7 @@ row's range (and float32 rounding of the offset).
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,10 @@ class Dense:
     dtype: Type = "float16"
     temperature: float | None = None
     """The only one that these logits are for: those of a fused set, whose mean was taken there. None for any."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(Type):
+            raise UserError(f"logits.dtype: {self.dtype} is not one of {', '.join(get_args(Type))}")
 
     def describe(self) -> dict[str, Any]:
         fixed = {} if self.temperature is None else {"temperature": float(self.temperature)}

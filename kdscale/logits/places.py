@@ -4,6 +4,7 @@ Both give the three acts that the store is built on: a file that is whole or not
 once however many try (a hard link; a conditional put), and a listing. Nothing else knows which of the two it is.
 """
 
+import itertools
 import mmap
 import os
 import shutil
@@ -23,7 +24,9 @@ Payload = Sequence[pa.Buffer | bytes]
 """A file's content in pieces, so that nothing is copied together."""
 
 RESERVE = 64 << 20
-"""Bytes of a disk that writers leave free: so many, or a hundredth of a small one."""
+"""Bytes of a disk that blocks leave free, for small files: so many, or a hundredth of a small disk."""
+SMALL = 1 << 20
+"""Files below this may use the reserve."""
 _MAP = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 """All of a file will be read, to verify it: its pages are mapped at once."""
 PATIENCE = 60.0
@@ -54,6 +57,18 @@ class Place(Protocol):
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """(path, bytes) of every file below a folder, in no order, without unfinished ones."""
+        ...
+
+    def debris(self, age: float) -> Iterator[tuple[str, int]]:
+        """(path, bytes) of what killed writers left unfinished, older than so many seconds."""
+        ...
+
+    def age(self, path: str) -> float:
+        """Seconds since a file was written.
+
+        Raises:
+            FileNotFoundError
+        """
         ...
 
     def delete(self, path: str) -> None:
@@ -124,6 +139,16 @@ class Folder:
                     with suppress(FileNotFoundError):  # deleted since
                         yield os.path.relpath(file, root), os.stat(file).st_size
 
+    def debris(self, age: float) -> Iterator[tuple[str, int]]:
+        for file in self.root.rglob(f"{TEMPORARY}*"):
+            with suppress(FileNotFoundError):
+                path = str(file.relative_to(self.root))
+                if self.age(path) > age:
+                    yield path, file.stat().st_size
+
+    def age(self, path: str) -> float:
+        return time.time() - (self.root / path).stat().st_mtime
+
     def delete(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)
 
@@ -135,6 +160,8 @@ class Folder:
 
     def _wait_for_room(self, needed: int) -> None:
         """Hold a writer back while the disk is full: another process may be making room."""
+        if needed < SMALL:
+            return
         deadline = time.monotonic() + PATIENCE
         while (free := self.free()) is not None and free < needed:
             if time.monotonic() > deadline:
@@ -188,9 +215,16 @@ class Bucket:
             raise UserError(f"{self.name}: there is no such bucket; create it first") from None
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for page in self._do(lambda: self._obstore.list(self._store, prefix)):
-            for found in page:
-                yield found["path"], found["size"]
+        pages = self._do(lambda: list(self._obstore.list(self._store, prefix)))
+        for found in itertools.chain.from_iterable(pages):
+            yield found["path"], found["size"]
+
+    def debris(self, age: float) -> Iterator[tuple[str, int]]:
+        return iter(())  # an object is there whole or not at all
+
+    def age(self, path: str) -> float:
+        found = self._do(lambda: self._obstore.head(self._store, path))
+        return time.time() - float(found["last_modified"].timestamp())
 
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdscale.data.batches import Pixels
 from kdscale.data.dataset import Dataset
-from kdscale.errors import UserError
+from kdscale.errors import RunFailure, UserError
 from kdscale.logits.records import Record, Slot
 from kdscale.logits.store import Store
 
@@ -50,12 +50,18 @@ def label(
     written = 0
     for shard, keys, x in shards:
         slot = Slot(shard, view, member)
-        there = store.record(slot, checkpoint)
-        if there is None or there.checkpoint != checkpoint:
+        there = store.record(slot)
+        if there is not None and there.checkpoint != checkpoint:
+            raise RunFailure(
+                f"{store.name}: {slot.path} is already committed with checksum {there.checksum} by the weights "
+                f"{there.checkpoint[:40]}; give other weights another name, or make the slot empty with Store.retract"
+            )
+        if there is None:
             _check_keys(store, slot, keys, len(x))
             logits = _logits(predict, store, slot, len(keys), x.__getitem__, batch_size)
             store.commit(slot, keys, logits, checkpoint)
             written += 1
+    store.commits.compact()
     return written
 
 
@@ -79,7 +85,7 @@ def label_shard(
     shard = dataset.shards[number]
     slot = Slot(shard.name, view, member)
     there = store.record(slot, checkpoint)
-    if there is not None and there.checkpoint == checkpoint:
+    if there is not None:
         return there
     decoded = dataset.decoded(number)
 

@@ -1,13 +1,17 @@
 """What a store and its blocks say of themselves: the store's description, slots, commit records."""
 
+import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdscale import __version__
+from kdscale.errors import UserError
+
+_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}\.tar")
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,20 @@ class Slot:
     member: str
     """A member, or a fused set of members by its name."""
 
+    def __post_init__(self) -> None:
+        if not _MEMBER.fullmatch(self.member):
+            raise UserError(
+                f"member {self.member!r}: names of members begin with a letter or digit and go on with those, '.', '_' "
+                "and '-', 100 at most; take another name"
+            )
+
     @property
     def path(self) -> str:
-        """Where it lies in the store; shards that are named by a path or URL get a hash of all of it."""
-        base = PurePosixPath(self.shard.rsplit("/", 1)[-1]).stem
-        unique = "" if "/" not in self.shard else f"-{xxhash.xxh3_64_hexdigest(self.shard.encode())[:8]}"
-        return f"{self.member}/view-{self.view:03d}/{base}{unique}"
+        """Where it lies in the store. A shard that is not a plain NAME.tar gets a hash of its whole name."""
+        if _PLAIN.fullmatch(self.shard):
+            return f"{self.member}/view-{self.view:03d}/{self.shard.removesuffix('.tar')}"
+        base = re.sub(r"[^A-Za-z0-9_-]+", "_", self.shard.rsplit("/", 1)[-1])[:80]
+        return f"{self.member}/view-{self.view:03d}/{base}-{xxhash.xxh3_64_hexdigest(self.shard.encode())[:12]}"
 
 
 class StoreInfo(BaseModel):

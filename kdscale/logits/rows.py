@@ -1,10 +1,13 @@
 """What a block says of its rows, whatever the codec: logits, or a sparse distribution at one temperature."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kdscale.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,12 @@ class Sparse:
 
     def take(self, rows: NDArray[np.int64]) -> "Sparse":
         return Sparse(self.ids[rows], self.p[rows], self.tail[rows], self.counted)
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse what cannot divide a logit."""
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise UserError(f"temperature: {temperature!r} is not a positive number")
 
 
 def narrowest(classes: int) -> np.dtype[np.unsignedinteger[Any]]:

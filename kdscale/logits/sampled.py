@@ -21,7 +21,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kdscale.errors import UserError
-from kdscale.logits.rows import Sparse
+from kdscale.logits.rows import Sparse, check_temperature
+
+_AT_ONCE = 1 << 22
+"""Logits whose cumulative distributions are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Sampled:
 
     draws: int = 12
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.draws, int) or self.draws < 1:
+            raise UserError(f"logits.draws: {self.draws!r} is not a number of draws, 1 or more")
+        check_temperature(self.temperature)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "sampled", "draws": self.draws, "temperature": float(self.temperature)}
@@ -55,15 +63,24 @@ class Sampled:
 
     def encode(self, logits: NDArray[np.float32], draws: NDArray[np.float64]) -> dict[str, pa.Array]:
         rows, classes = logits.shape
+        step = max(1, _AT_ONCE // classes)
+        found = [self._counts(logits[i : i + step], draws[i : i + step], i) for i in range(0, max(rows, 1), step)]
+        row, ids, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return {"tokens": pack(row, ids, counts, rows, classes)}
+
+    def _counts(
+        self, logits: NDArray[np.float32], draws: NDArray[np.float64], first: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(row, class, count) of some rows, numbered from `first`."""
         z = logits.astype(np.float64) / self.temperature
-        cumulative = np.exp(z - z.max(1, keepdims=True)).cumsum(1)
+        cumulative = np.exp(z - z.max(1, keepdims=True, initial=-np.inf)).cumsum(1)
         cumulative *= self.draws / cumulative[:, -1:]
         # points 0 + u, 1 + u, ..., n - 1 + u; how many lie below a class's upper end
         below = np.ceil(cumulative - draws[:, None]).clip(0, self.draws)
         below[:, -1] = self.draws
         counts = np.diff(below, prepend=0.0, axis=1).astype(np.int64)
         row, ids = np.nonzero(counts)
-        return {"tokens": pack(row, ids, counts[row, ids], rows, classes)}
+        return row + first, ids, counts[row, ids]
 
     def decode(self, table: pa.Table, classes: int, temperature: float) -> Sparse:
         if temperature != self.temperature:

@@ -7,17 +7,20 @@ pass of comparisons finds those, and they alone are sorted. Nothing is assumed a
 the bound, the ties are cut down by the rule below.
 
 The order is total: larger values first, of equal values the lower class number. So the outcome does not depend on the
-machine, on threads, or on which rows come together.
+machine, on threads, or on which rows come together. NumPy does it: its sorting and partitioning are vectorised.
 """
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 """Values worked on at a time, so that their comparisons stay in the processor's cache."""
-_RUN = 32
-"""Shortest stretch, and its unit, in which maxima of neighbours are quick to take."""
+_LAYERS = 16
+"""Most layers that are folded at once."""
 _LOW = 0xFFFFFFFF
 
 
@@ -33,14 +36,31 @@ def largest(z: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArra
     """
     rows, classes = z.shape
     assert 1 <= k <= classes
-    step = max(1, _CHUNK // classes)
     values, ids = np.empty((rows, k), np.float32), np.empty((rows, k), np.int64)
-    for start in range(0, rows, step):
-        part = np.ascontiguousarray(z[start : start + step], np.float32)
-        found = _sorted(part, k) if classes < 2 * k else _screened(part, k)
-        ids[start : start + step] = found
-        values[start : start + step] = np.take_along_axis(part, found, 1)
+
+    def work(part: slice) -> None:
+        some = np.ascontiguousarray(z[part], np.float32)
+        ids[part] = _sorted(some, k) if classes < 2 * k else _screened(some, k)
+        values[part] = np.take_along_axis(some, ids[part], 1)
+
+    in_parts(work, rows, _CHUNK // classes)
     return values, ids
+
+
+def in_parts(work: Callable[[slice], None], rows: int, most: int) -> None:
+    """Do work that is independent from row to row in parts of at most `most` rows, on as many threads as torch may use.
+
+    NumPy lets other threads run meanwhile. No thread waits for another before the end, so a busy core delays its own
+    parts alone; torch's own threads meet after every operation.
+    """
+    parts = [slice(start, start + max(1, most)) for start in range(0, rows, max(1, most))]
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads <= 1:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, parts))
 
 
 def _sorted(z: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -78,17 +98,15 @@ def _screened(z: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 def _bound(z: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """(N,) values that at least k of each row reach: the k-th largest maximum of disjoint groups of a row.
 
-    Any grouping will do. Long groups are neighbours, short ones lie across the row, which vectorises where they are
-    too short to be reduced one by one. What is left over at a row's end belongs to no group.
+    A row is folded onto itself, a few layers at a time, until some 4 k maxima are left; what does not fill a layer at
+    its end belongs to no group. That is a maximum of whole arrays, which processors do many values at a time.
     """
-    rows, classes = z.shape
-    size = max(2, classes // (4 * k))
-    if size >= _RUN:
-        size -= size % _RUN
-        groups = torch.from_numpy(z)[:, : classes // size * size].view(rows, -1, size)
-        maxima = groups.amax(2).numpy()
-    else:
-        maxima = z[:, : classes // size * size].reshape(rows, size, -1).max(1)
+    maxima = z
+    layers = max(2, min(_LAYERS, z.shape[1] // (4 * k)))
+    while layers > 1:
+        width = maxima.shape[1] // layers
+        maxima = maxima[:, : layers * width].reshape(len(z), layers, width).max(1)
+        layers = min(_LAYERS, width // (4 * k))
     bound: NDArray[np.float32] = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, maxima.shape[1] - k]
     return bound
 

@@ -28,7 +28,7 @@ from kdscale.logits.blocks import Block
 from kdscale.logits.codecs import Codec
 from kdscale.logits.commits import Commits, Listing
 from kdscale.logits.places import Place, open_place, size
-from kdscale.logits.records import Fused, Maker, Record, Slot, StoreInfo, block_path, commit_path
+from kdscale.logits.records import Fused, Maker, Record, Slot, StoreInfo, block_path
 from kdscale.seeds import derive, uniforms
 
 FILE = "store.json"
@@ -87,8 +87,9 @@ class Store:
         return Store(place, info)
 
     def record(self, slot: Slot, checkpoint: str | None = None) -> Record | None:
-        """The slot's commit record, or None while it is not committed."""
-        return self.commits.find(slot, checkpoint)
+        """The slot's commit record, or None while it is not committed (by these weights, if they are given)."""
+        found = self.commits.find(slot, checkpoint)
+        return found if found is None or checkpoint in (None, found.checkpoint) else None
 
     def listing(self) -> Listing:
         """Every commit record at this moment."""
@@ -135,17 +136,13 @@ class Store:
         self, slot: Slot, keys: Sequence[str], columns: dict[str, pa.Array], maker: Maker, shard_sha256: str
     ) -> Record:
         """Write encoded rows as a block and make it visible."""
-        facts = {**maker.model_dump(exclude={"version", "creator", "temperatures"}), "codec": json.dumps(maker.codec)}
-        facts |= {"shard": slot.shard, "shard_sha256": shard_sha256, "view": slot.view}
+        known = {"shard": slot.shard, "shard_sha256": shard_sha256, "view": slot.view, "rows": len(keys)}
         codec = codecs.from_description(maker.codec)
-        payload = blocks.serialize(keys, columns, facts, codec.compression)
+        payload = blocks.serialize(keys, columns, json.dumps(maker.model_dump() | known), codec.compression)
         checksum = blocks.checksum(payload)
         record = Record(
             **maker.model_dump(),
-            shard=slot.shard,
-            shard_sha256=shard_sha256,
-            view=slot.view,
-            rows=len(keys),
+            **known,
             bytes=size(payload),
             checksum=checksum,
             file=block_path(slot, checksum),
@@ -155,10 +152,11 @@ class Store:
             self.place.write(record.file, payload)
             there = self.commits.add(record)
         if there is not None and there.checksum != checksum:
+            self.place.delete(record.file)
             raise RunFailure(
-                f"{self.name}: {slot.path} is already committed with checksum {there.checksum} and now came "
-                f"{checksum}; one of the two was made by other weights or data: remove "
-                f"{self.name}/{commit_path(slot)} if it is the first"
+                f"{self.name}: {slot.path} is already committed with checksum {there.checksum} (weights "
+                f"{there.checkpoint[:12]}) and now came {checksum} (weights {maker.checkpoint[:12]}); give other weights "
+                "another name, or make the slot empty with Store.retract"
             )
         return there or record
 
@@ -173,13 +171,13 @@ class Store:
             UserError: it is not committed, is damaged, or was made by other weights than `checkpoint`.
         """
         record = self.record(slot, checkpoint)
-        if record is None:
-            raise UserError(f"{self.name}: no logits of {slot.path}; make them with kdscale logits")
-        if checkpoint is not None and record.checkpoint != checkpoint:
+        if record is None and checkpoint is not None and self.record(slot) is not None:
             raise UserError(
                 f"{self.name}: the logits of {slot.path} were made by other weights of {slot.member}; "
                 "label them again with kdscale logits"
             )
+        if record is None:
+            raise UserError(f"{self.name}: no logits of {slot.path}; make them with kdscale logits")
         where = f"{self.name}/{record.file}"
         mend = "mend it with kdscale logits fsck --repair"
         try:
@@ -218,10 +216,15 @@ class Store:
             return
         if math.isfinite(most):
             raise RunFailure(
-                f"member {slot.member}: a logit of {most:.6g} in {slot.shard} does not fit {self.info.codec['dtype']}; "
+                f"member {slot.member}: a logit of {most:.6g} in {slot.shard} does not fit float16; "
                 "set logits.dtype to bfloat16 or float32"
             )
         bad = np.flatnonzero(~np.isfinite(logits).all(1))
+        if np.isneginf(logits[~np.isfinite(logits)]).all():
+            raise RunFailure(
+                f"member {slot.member}: sample {keys[bad[0]]} in {slot.shard} has a logit of -inf; give log-probabilities "
+                "a floor, such as numpy.maximum(z, -50)"
+            )
         raise RunFailure(
             f"member {slot.member}: its logits of sample {keys[bad[0]]} in {slot.shard}, view {slot.view}, are not "
             f"finite ({len(bad)} such rows); the member is broken: remove it and train it with a lower learning rate"

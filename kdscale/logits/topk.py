@@ -1,22 +1,23 @@
 """The top-k codec: the k largest logits of a row, and what all the others amount to.
 
-Beside the k class numbers (in the narrowest type that holds them) and their logits, float16 and relative to the largest,
-a row keeps the exact logsumexp of the remaining logits at each temperature that the recipe lists. So the head's probabilities are right as
-they are, nothing is renormalised, and the mass of the tail is known: an objective puts it into one bucket.
+Beside the k class numbers (in the narrowest type that holds them) and their logits, float16 and relative to the
+largest, a row keeps the exact logsumexp of the remaining logits at each temperature that the recipe lists. So the
+head's probabilities are right as they are, nothing is renormalised, and the mass of the tail is known: an objective
+puts it into one bucket.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from kdscale.errors import UserError
 from kdscale.logits.dense import lists
-from kdscale.logits.rows import Sparse, narrowest
-from kdscale.logits.selection import largest
+from kdscale.logits.rows import Sparse, check_temperature, narrowest
+from kdscale.logits.selection import in_parts, largest
 
 _CHUNK = 1 << 18
 """Values whose exponentials are taken at a time, so that they stay in the processor's cache."""
@@ -32,12 +33,28 @@ class TopK:
     k: int = 32
     temperatures: list[float] = field(default_factory=lambda: [1.0])
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or self.k < 1:
+            raise UserError(f"logits.k: {self.k!r} is not a number of classes, 1 or more")
+        if not isinstance(self.temperatures, list) or not self.temperatures:
+            raise UserError(f"logits.temperatures: {self.temperatures!r} is not a list of the temperatures to serve")
+        for temperature in self.temperatures:
+            check_temperature(temperature)
+
     def describe(self) -> dict[str, Any]:
         return {"name": "topk", "k": self.k, "temperatures": [float(t) for t in self.temperatures]}
 
     @property
     def compression(self) -> str:
         return "zstd"
+
+    @property
+    def limit(self) -> float:
+        return math.inf
+
+    @property
+    def draws_lots(self) -> bool:
+        return False
 
     def bytes_per_row(self, classes: int) -> float:
         return min(self.k, classes) * (narrowest(classes).itemsize + 2) + 4 * len(self.temperatures)
@@ -84,16 +101,16 @@ def _tails(
     others = np.where(np.isfinite(values[:, -1:]), values[:, -1:], 0)
     shift = others - values[:, :1]
     tails = np.empty((len(z), len(temperatures)), np.float32)
-    step = max(1, _CHUNK // z.shape[1])
-    for start in range(0, len(z), step):
-        part = slice(start, start + step)
+
+    def work(part: slice) -> None:
         for column, temperature in enumerate(temperatures):
             powers = z[part] - others[part]
             if temperature != 1:
                 powers *= np.float32(1 / temperature)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", divide="ignore"):
                 np.exp(powers, out=powers)
-            sums = torch.from_numpy(powers).scatter_(1, torch.from_numpy(ids[part]), 0.0).sum(1).numpy()
-            with np.errstate(divide="ignore"):
-                tails[part, column] = np.log(sums) + shift[part, 0] / temperature
+                np.put_along_axis(powers, ids[part], 0, 1)
+                tails[part, column] = np.log(powers.sum(1)) + shift[part, 0] / temperature
+
+    in_parts(work, len(z), _CHUNK // z.shape[1])
     return tails

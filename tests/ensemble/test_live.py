@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from kdscale.data import columns
 from kdscale.ensemble import live as module
 from kdscale.ensemble.live import Live
 from kdscale.ensemble.targets import Targets
 from kdscale.errors import RunFailure, Stopped
 from kdscale.logits.records import Slot, StoreInfo
 from kdscale.logits.store import Store
+from kdscale.training import objectives
 
 KEYS = ["a", "b", "c"]
 MEMBERS = {f"seed-{m}": f"w{m}" for m in range(4)}
@@ -50,7 +52,7 @@ def test_an_epoch_needs_the_quorum_at_first_and_all_in_the_end(store: Store, tmp
     assert needed[9:] == [4, 4, 4]
     assert needed == sorted(needed)
     assert [follow(store, tmp_path, quorum=3, epochs=2.5).needed(e) for e in range(3)] == [3, 4, 4]
-    assert follow(store, tmp_path, quorum=2, epochs=1).needed(0) == 2
+    assert follow(store, tmp_path, quorum=2, epochs=1).needed(0) == 4
 
 
 def test_who_was_there_is_kept_for_other_ranks_and_restarts(store: Store, tmp_path: Path) -> None:
@@ -115,3 +117,29 @@ def test_ranks_that_look_at_different_moments_agree(store: Store, tmp_path: Path
         assert len(slow.present("s", 0, 0)) == 2
     finally:
         module.Folder.create = create
+
+
+def test_heads_of_different_numbers_of_members_fit_into_one_batch(tmp_path: Path) -> None:
+    info = StoreInfo(dataset="d", classes=5, codec={"name": "topk", "k": 2, "temperatures": [2.0]})
+    store = Store.create(tmp_path / "topk", info)
+    label(store, 0)
+    label(store, 0, 1, 2, 3, shard="t")
+    targets = Targets(store, 2.0, live=follow(store, tmp_path / "job"), weights={"seed-1": 3.0})
+    z = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    for order in (("s", "t"), ("t", "s")):
+        parts = [targets.shard(shard, KEYS) for shard in order]
+        both = {name: columns.stack([part[name] for part in parts]) for name in parts[0]}
+        assert both["p"].shape[1] == 4
+        apart = [objectives.soft(z, part, 2.0) for part in parts]
+        assert torch.allclose(objectives.soft(torch.cat([z, z]), both, 2.0), sum(apart) / 2)
+    alone = Targets(store, 2.0, ["seed-0"]).shard("s", KEYS)
+    assert torch.allclose(objectives.soft(z, alone, 2.0), objectives.soft(z, targets.shard("s", KEYS), 2.0))
+
+
+def test_members_that_still_train_are_news(store: Store, tmp_path: Path) -> None:
+    steps = iter(range(10**6))
+    writer = threading.Timer(0.4, label, (Store.open(store.name), 0))
+    writer.start()
+    following = follow(store, tmp_path / "job", deadline=0.1, news=lambda: next(steps))
+    assert following.present("s", 0, 0) == {"seed-0": "w0"}
+    writer.join()

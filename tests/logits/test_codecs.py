@@ -194,3 +194,30 @@ def test_a_parameter_that_a_codec_does_not_have_is_named() -> None:
         codecs.from_description({"name": "topk", "kk": 3})
     with pytest.raises(UserError, match="has no name; give one of dense, topk, sampled"):
         codecs.from_description({"k": 3})
+
+
+@pytest.mark.parametrize(
+    ("description", "match"),
+    [
+        (
+            {"name": "dense", "dtype": "float64"},
+            r"logits\.dtype: float64 is not one of float16, bfloat16, float32, int8",
+        ),
+        ({"name": "topk", "k": 0}, r"logits\.k: 0 is not a number of classes"),
+        ({"name": "topk", "temperatures": 4.0}, r"logits\.temperatures: 4.0 is not a list"),
+        ({"name": "topk", "temperatures": [0.0]}, "temperature: 0.0 is not a positive number"),
+        ({"name": "sampled", "draws": 0}, r"logits\.draws: 0 is not a number of draws"),
+        ({"name": "sampled", "temperature": 0}, "temperature: 0 is not a positive number"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_sentences(description: dict, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        codecs.from_description(description)
+
+
+def test_many_rows_are_sampled_as_few_are(monkeypatch) -> None:
+    z, u = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32), np.linspace(0, 0.99, 50)
+    whole = Sampled(7).encode(z, u)["tokens"]
+    monkeypatch.setattr("kdscale.logits.sampled._AT_ONCE", 100)
+    assert Sampled(7).encode(z, u)["tokens"] == whole
+    assert len(Sampled(7).encode(z[:0], u[:0])["tokens"]) == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kdscale.errors import UserError
 from kdscale.logits import commits
-from kdscale.logits.commits import Commits, Listing, table_of
+from kdscale.logits.commits import Commits, DamagedLog, Listing, table_of
 from kdscale.logits.places import Folder, open_place
 from kdscale.logits.records import Record, Slot, block_path
 
@@ -76,7 +76,7 @@ def test_records_are_found_before_and_after_compaction(where: str) -> None:
     assert writer.add(record("s-9.tar")) is None
     assert len(late.listing()) == 6
     assert writer.compact(at_least=1) == 1
-    assert [path for path, _ in writer.place.list("log")] == ["log/00000002.arrow"]
+    assert [path for path, _ in writer.place.list("log") if path.endswith("arrow")] == ["log/00000002.arrow"]
     assert list(early.listing()) == [*mine, record("s-9.tar")]
 
 
@@ -168,15 +168,66 @@ def test_looking_up_and_committing_list_no_records(tmp_path: Path) -> None:
     assert set(place.listed) == {"log"}
 
 
-def test_a_damaged_log_is_named(tmp_path: Path) -> None:
-    Commits(Folder(tmp_path)).add(record())
-    Commits(Folder(tmp_path)).compact(at_least=1)
-    path = tmp_path / "log" / "00000001.arrow"
-    path.write_bytes(path.read_bytes()[:-30])
+def test_a_retracted_record_is_not_brought_back_by_a_compaction_under_way(where: str, monkeypatch) -> None:
+    slow, quick = Commits(open_place(where)), Commits(open_place(where))
+    for n in range(3):
+        quick.add(record(f"s-{n}.tar"))
+    single = slow._singles
+    again = record("s-1.tar", checksum=7, checkpoint="trained anew")
+
+    def late() -> list[Record]:
+        found = single()
+        quick.retract([Slot("s-0.tar", 0, "seed-0"), Slot("s-1.tar", 0, "seed-0")])
+        quick.add(again)
+        return found
+
+    monkeypatch.setattr(slow, "_singles", late)
+    assert slow.compact(at_least=1) == 0
+    assert list(Commits(open_place(where)).listing()) == [again, record("s-2.tar")]
+
+
+def test_a_stale_writer_retracts_as_well(where: str) -> None:
+    stale, quick = Commits(open_place(where)), Commits(open_place(where))
+    for n in range(3):
+        quick.add(record(f"s-{n}.tar"))
+        quick.compact(at_least=1)
+    stale.retract([Slot("s-0.tar", 0, "seed-0")])
+    assert {r.shard for r in Commits(open_place(where)).listing()} == {"s-1.tar", "s-2.tar"}
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(0, 10**6), st.integers(0, 7))
+def test_any_flipped_bit_of_the_log_is_found(tmp_path_factory, place: int, bit: int) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    Commits(Folder(folder)).add(record())
+    Commits(Folder(folder)).compact(at_least=1)
+    path = folder / "log" / "00000001.arrow"
+    payload = bytearray(path.read_bytes())
+    payload[place % len(payload)] ^= 1 << bit
+    path.write_bytes(payload)
     with pytest.raises(
-        UserError, match=r"log/00000001.arrow: not a commit log .* remove it and run kdscale logits fsck"
+        DamagedLog, match=r"log/00000001.arrow: the commit log is damaged .* kdscale logits fsck --repair"
     ):
-        Commits(Folder(tmp_path))
+        Commits(Folder(folder))
+
+
+def test_files_that_do_not_belong_there_do_not_matter(tmp_path: Path) -> None:
+    writer = Commits(Folder(tmp_path))
+    writer.add(record())
+    writer.compact(at_least=1)
+    for name in (".nfs0000123", ".DS_Store", "00000009.arrow.bak", "notes"):
+        (tmp_path / "log" / name).write_text("x")
+    assert Commits(Folder(tmp_path)).find(record().slot) == record()
+
+
+def test_a_single_record_that_cannot_be_read_is_as_good_as_none_for_a_listing(tmp_path: Path) -> None:
+    writer = Commits(Folder(tmp_path))
+    for n in range(2):
+        writer.add(record(f"s-{n}.tar"))
+    (tmp_path / "commits/seed-0/view-000/s-0.json").write_text("{")
+    assert [r.shard for r in writer.listing()] == ["s-1.tar"]
+    with pytest.raises(UserError, match=r"s-0.json: not a commit record .* mend it with kdscale logits fsck --repair"):
+        writer.find(Slot("s-0.tar", 0, "seed-0"))
 
 
 def test_compaction_waits_until_it_pays(tmp_path: Path, monkeypatch) -> None:

@@ -54,12 +54,14 @@ def test_a_full_disk_holds_writers_back_and_then_says_so(tmp_path: Path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free), total=1))
     monkeypatch.setattr(places.time, "sleep", lambda seconds: None)
     place = Folder(tmp_path)
-    place.write("a", [b"1"])  # room came while it waited
+    large = [b"1" * places.SMALL]
+    place.write("a", large)  # room came while it waited
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0, total=1))
     monkeypatch.setattr(places, "PATIENCE", 0.0)
     with pytest.raises(RunFailure, match=r"the disk is full .* make room and give the same command again"):
-        place.create("b", [b"1"])
-    assert [path for path, _ in place.list("")] == ["a"]
+        place.create("b", large)
+    place.create("small", [b"1"])  # as a commit record is
+    assert sorted(path for path, _ in place.list("")) == ["a", "small"]
 
 
 def test_mistakes_in_a_url_are_sentences(monkeypatch, s3) -> None:

@@ -1,6 +1,7 @@
 """The store: whole blocks or none, once a slot, of the right dataset."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_plain_arrow_reads_a_block(store: Store) -> None:
     record = store.commit(SLOT, KEYS, Z, "checkpoint", "shard")
     table = pa.ipc.open_file(pa.memory_map(str(Path(store.name) / record.file))).read_all()
     assert table.column("key").to_pylist() == KEYS
-    assert table.schema.metadata[b"kdscale.checkpoint"] == b"checkpoint"
+    assert json.loads(table.schema.metadata[b"kdscale"])["checkpoint"] == "checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_pandas_and_polars_read_a_block(tmp_path: Path, codec: dict) -> None:
         for name in columns.column_names:
             assert [list(row) for row in frame[name]] == [list(row) for row in columns.column(name).to_pylist()]
     store.commits.compact(at_least=1)
-    log = pandas.read_feather(next((tmp_path / "log").iterdir()))
+    log = pandas.read_feather(tmp_path / "log" / "00000001.arrow")
     assert log[["rows", "view"]].values.tolist() == [[3, 0]]
 
 
@@ -114,9 +115,12 @@ def test_nothing_is_visible_before_the_commit(store: Store, monkeypatch) -> None
 def test_logits_that_are_not_finite_are_refused_with_member_shard_and_key(store: Store, value: float) -> None:
     bad = Z.copy()
     bad[1, 2] = value
-    with pytest.raises(
-        RunFailure, match=r"member seed-0: its logits of sample b in train-000000.tar, view 0, are not finite"
-    ):
+    match = (
+        r"member seed-0: sample b in train-000000.tar has a logit of -inf; give log-probabilities a floor"
+        if value == -np.inf
+        else r"member seed-0: its logits of sample b in train-000000.tar, view 0, are not finite"
+    )
+    with pytest.raises(RunFailure, match=match):
         store.commit(SLOT, KEYS, bad, "checkpoint", "shard")
     assert store.record(SLOT) is None
 
@@ -218,10 +222,15 @@ def test_fsck_names_what_is_wrong_and_quarantine_empties_the_slot(labelled) -> N
     slots = [Slot(shard.name, view, member) for member in members for shard in dataset.shards for view in (0, 1)]
     assert list(fsck.faults(store, dataset, slots)) == []
     assert fsck.unused(store, slots) == {}
-    (Path(store.name) / "blocks" / "seed-0" / "view-000" / "leftover.arrow").write_bytes(b"x")
-    assert fsck.unused(store, slots) == {"blocks/seed-0/view-000/leftover.arrow": 1}
+    leftovers = [Path(store.name) / "blocks" / "seed-0" / "view-000" / name for name in ("left-over.arrow", ".tmp-x")]
+    for leftover in leftovers:
+        leftover.write_bytes(b"x")
+    assert fsck.unused(store, slots) == {}  # a writer may be about to commit them
+    for leftover in leftovers:
+        os.utime(leftover, (1, 1))
+    assert list(fsck.unused(store, slots).values()) == [1, 1]
     gone = [slot for slot in slots if slot.member == "seed-1"]
-    assert len(fsck.unused(store, [slot for slot in slots if slot not in gone])) == 1 + len(gone)
+    assert len(fsck.unused(store, [slot for slot in slots if slot not in gone])) == 2 + len(gone)
     hurt, swapped, lost = slots[0], slots[3], slots[5]
     path = Path(store.name) / store.record(hurt).file
     path.write_bytes(path.read_bytes()[:-1])
@@ -238,6 +247,50 @@ def test_fsck_names_what_is_wrong_and_quarantine_empties_the_slot(labelled) -> N
     fsck.quarantine(store, list(found))
     assert all(store.record(slot) is None for slot in found)
     assert len(list((Path(store.name) / fsck.QUARANTINE).rglob("*.json"))) == 2
+
+
+def test_a_damaged_log_is_made_again_from_the_blocks(labelled) -> None:
+    _, store, _ = labelled
+    before = list(store.listing())
+    assert store.commits.compact(at_least=1) == len(before)
+    assert fsck.rebuild_log(store.name) == 0
+    log = next(Path(store.name, "log").glob("*.arrow"))
+    log.write_bytes(log.read_bytes()[:-100])
+    lost = before.pop(3)
+    block = Path(store.name) / lost.file
+    block.write_bytes(block.read_bytes()[:-1])
+    with pytest.raises(UserError, match="the commit log is damaged"):
+        Store.open(store.name)
+    assert fsck.rebuild_log(store.name) == len(before)
+    found = sorted(Store.open(store.name).listing(), key=lambda record: record.file)
+    assert found == sorted(before, key=lambda record: record.file)
+    assert list(Path(store.name, ".quarantine", "log").iterdir())
+
+
+def test_shards_of_any_name_have_slots_of_their_own(tmp_path: Path) -> None:
+    store = Store.create(tmp_path, INFO)
+    names = [
+        "part.0",
+        "part.1",
+        "a.tar",
+        "a.npz",
+        "b/a.tar",
+        "c/a.tar",
+        "ä.tar",
+        "ö.tar",
+        "x" * 300,
+        "x" * 301,
+        "..",
+        "",
+    ]
+    for n, name in enumerate(names):
+        store.commit(Slot(name, 0, "m"), KEYS, Z + n, "w")
+    for n, name in enumerate(names):
+        assert np.allclose(store.read(Slot(name, 0, "m")).logits, Z + n)
+    assert all(path.is_relative_to(tmp_path) for path in tmp_path.rglob("*.arrow"))
+    for bad in ("../evil", "a/b", "", "x" * 101, "nul\0"):
+        with pytest.raises(UserError, match="names of members begin with a letter or digit"):
+            Slot("a.tar", 0, bad)
 
 
 def test_prune_frees_what_is_not_needed_and_nothing_else(labelled) -> None:
