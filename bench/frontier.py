@@ -37,6 +37,7 @@ from kdscale.logits.codecs import Codec
 from kdscale.logits.dense import Dense
 from kdscale.logits.rows import Logits
 from kdscale.logits.sampled import Sampled, add, counts_of, pack
+from kdscale.logits.store import GOLDEN
 from kdscale.logits.topk import TopK
 from kdscale.seeds import derive, generator
 
@@ -140,8 +141,8 @@ def file_bytes(columns: Mapping[str, pa.Array], compression: str | None) -> floa
 
 
 def offsets(rows: int, member: int) -> NDArray[np.float64]:
-    """(N,) a member's numbers for its draws, independent of the others', as in a store."""
-    return generator(derive(0, "draws", member)).random(rows)
+    """(N,) a member's numbers for its draws, spread evenly between the others', as in a store."""
+    return (generator(derive(0, "draws")).random(rows) + member * GOLDEN) % 1.0
 
 
 def _references(lab: Lab) -> list[Record]:

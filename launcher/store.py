@@ -111,12 +111,15 @@ def logits_fsck(
     as_json: Json = False,
 ) -> None:
     """Verify every block of a run's store; exit 1 if any is bad or missing and was not mended."""
-    from kdscale.pipeline import health, stages
+    from kdscale.logits import fsck
+    from kdscale.pipeline import health, logits, stages
     from kdscale.pipeline import run as runs
     from launcher import local
 
     opened = runs.Run(run.resolve(), runs.load_recipe(run))
     with runs.only_driver(opened.folder):
+        if repair and (count := fsck.rebuild_log(logits.where(opened))):
+            print(f"the commit log was damaged and is made again from {count} blocks")
         found = health.check(opened, share)
         mended = False
         if found and repair:
@@ -144,8 +147,9 @@ def logits_prune(run: RunFolder, dry_run: DryRun = False) -> None:
     with runs.only_driver(opened.folder):
         store = logits.open_store(opened)
         keep = health.wanted(opened, store)
-        found = fsck.unused(store, keep)
-        count, size = (len(found), sum(found.values())) if dry_run else fsck.prune(store, keep)
+        settled = fsck.SETTLED if opened.recipe.logits.path else 60.0  # nobody else writes into a run
+        found = fsck.unused(store, keep, settled)
+        count, size = (len(found), sum(found.values())) if dry_run else fsck.prune(store, keep, settled)
     print(f"{count} files, {size / 1e6:.2f} MB{' would be' if dry_run else ''} deleted")
 
 
@@ -177,7 +181,7 @@ def logits_fuse(
 
 @logits_app.command("export", epilog="Example: kdscale logits export runs/quickstart logits.parquet")
 def logits_export(run: RunFolder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file.")]) -> None:
-    """Write the whole store to one Parquet file: key, shard, view, member and the codec's columns."""
+    """Write the members' logits to one Parquet file: key, shard, view, member and the codec's columns."""
     from kdscale.logits.export import to_parquet
     from kdscale.pipeline import logits
     from kdscale.pipeline import run as runs

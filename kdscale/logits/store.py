@@ -11,6 +11,7 @@ not at all, and at most once for a slot. A reader believes commit records alone,
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from kdscale.logits.records import Fused, Maker, Record, Slot, StoreInfo, block_
 from kdscale.seeds import derive, uniforms
 
 FILE = "store.json"
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class Store:
@@ -189,9 +191,16 @@ class Store:
         return Block(blocks.read_table(buffer), _codec(json.dumps(record.codec)), self.info.classes)
 
     def draws(self, slot: Slot, keys: Sequence[str]) -> NDArray[np.float64]:
-        """(N,) all the chance that a codec gets for these rows: functions of member, view and key alone."""
+        """(N,) all the chance that a codec gets for these rows: functions of member, view and key alone.
+
+        Each is uniform, and those of members with different numbers in their names are spread evenly: the golden ratio's
+        multiples fall between one another, so draws that are added up err less than independent ones.
+        """
         ids = np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
-        return uniforms(derive(0, "draws", slot.member), ids, np.full(len(keys), slot.view), 1)[:, 0]
+        number = re.search(r"\d+", slot.member)
+        turn = int(number[0][:9]) if number else xxhash.xxh3_64_intdigest(slot.member.encode()) % 1_000_003
+        shared = uniforms(derive(0, "draws"), ids, np.full(len(keys), slot.view), 1)[:, 0]
+        return (shared + turn * GOLDEN) % 1.0
 
     def _maker(self, member: str, checkpoint: str, codec: Codec, fused: Fused | None = None) -> Maker:
         return Maker(

@@ -30,6 +30,8 @@ def make(run: Run, members: Sequence[int] | None, rule: str | None, temperature:
         raise UserError("fuse: one member is no ensemble; name at least two with --members")
     named = {logits.member_name(seed): trained[seed] for seed in seeds}
     store = logits.open_store(run)
+    if temperature is not None and (rule or recipe.fusion.rule) == "mean_logit":
+        raise UserError("--temperature: a mean logit serves any temperature; leave it out")
     wanted = recipe.student.temperature if temperature is None else temperature
     return compaction.make(named, logits.weights(recipe), rule or recipe.fusion.rule, wanted, store.codec)
 
@@ -47,6 +49,8 @@ def work(run: Run, made_of: Fused, bars: Bars) -> str:
         for number, held in enumerate(there.holds(names, view, name))
         if not held
     ]
+    row = logits.row_bytes(run.recipe, len(run.manifest.classes))
+    logits.refuse_too_large(run, row * sum(shards[number].samples for number, _ in todo))
     done = 0
 
     def tick() -> None:

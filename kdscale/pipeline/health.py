@@ -16,6 +16,7 @@ from kdscale.errors import UserError
 from kdscale.logits import fsck
 from kdscale.logits.records import Slot
 from kdscale.logits.rows import Logits, Sparse
+from kdscale.logits.sampled import Sampled
 from kdscale.logits.store import Store
 from kdscale.pipeline import fuse, logits, teachers, workers
 from kdscale.pipeline.run import Run
@@ -96,8 +97,13 @@ def fidelity(run: Run, store: Store) -> dict[str, float]:
 
 
 def wanted(run: Run, store: Store) -> list[Slot]:
-    """Slots that the recipe asks for, and those of fused sets of members as they are today."""
-    trained = {logits.member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
+    """Slots that the recipe asks for, and those of fused sets of members as they are today.
+
+    In a store outside the run directory, which other runs may use, all that are committed.
+    """
+    if run.recipe.logits.path:
+        return [record.slot for record in store.listing()]
+    trained = logits.trained(run)
     sets = [
         record.slot for record in store.listing() if record.fused and record.fused.members.items() <= trained.items()
     ]
@@ -110,8 +116,10 @@ def mend(run: Run, faults: list[fsck.Fault], label: Callable[[], None], bars: Ba
     sets = {name: maker.fused for name, maker in store.listing().members.items() if maker.fused is not None}
     fsck.quarantine(store, [fault.slot for fault in faults])
     label()
+    trained = logits.trained(run)
     for name in {fault.slot.member for fault in faults} & sets.keys():
-        fuse.work(run, sets[name], bars)
+        if sets[name].members.items() <= trained.items():
+            fuse.work(run, sets[name], bars)
 
 
 def check(run: Run, share: float = 0.001) -> list[fsck.Fault]:
@@ -148,6 +156,9 @@ def _alike(store: Store, slot: Slot, z: np.ndarray[Any, Any], rows: np.ndarray[A
     assert isinstance(mine, Sparse)
     assert isinstance(theirs, Sparse)
     a, b = (_filled_in(fused([r], "mean_probability", temperature), z.shape[1]) for r in (mine, theirs))
+    if isinstance(store.codec, Sampled):  # each count is the expected one rounded, so one draw may fall on either side
+        exact = torch.from_numpy(z).double().div(temperature).softmax(1)
+        return bool(((b - exact).abs() * store.codec.draws <= 1 + 0.05 * store.codec.draws * exact + 0.05).all())
     return bool((a - b).abs().sum(1).mean() <= 0.1)
 
 

@@ -146,7 +146,7 @@ def check_room(run: Run) -> None:
 
 def refuse_too_large(run: Run, needed: float) -> None:
     """Refuse a store of so many bytes if its place has not got them."""
-    place = open_place(where(run))
+    place = open_place(run.recipe.logits.path or run.folder)
     free = place.free()
     if free is not None and needed > free:
         raise UserError(
@@ -170,6 +170,7 @@ class Labelling:
         self.total = run.recipe.teachers.count * len(run.manifest.splits[SPLIT]) * run.recipe.logits.views
         self.done = 0
         self._single = 0
+        self.store.commits.compact()
         classes = self.store.info.classes
         ours, dense = (c.bytes_per_row(classes) for c in (self.store.codec, codecs.make("dense")))
         if run.recipe.logits.codec != "dense" and ours > dense:
@@ -212,6 +213,11 @@ class Labelling:
             other = there.holds(names, view, member) & ~held
             stale += [Slot(names[number], view, member) for number in np.flatnonzero(other)]
             self.done += int(held.sum())
+        if stale and self.run.recipe.logits.path:
+            raise UserError(
+                f"{self.store.name}: holds logits of other weights of {member}, of another run or of a member that was "
+                "trained anew; give this run another name or logits.path, or remove that store"
+            )
         if stale:
             self.store.retract(*stale)
         for view in range(self.run.recipe.logits.views):
@@ -263,6 +269,11 @@ def label(folder: Path, recipe: Recipe, seed: int, checksum: str, part: list[tup
     for number, view in part:
         label_shard(store, dataset, number, view, member_name(seed), checksum, predictor, pixels)
     return len(part)
+
+
+def trained(run: Run) -> dict[str, str]:
+    """Every finished member, and the sha256 of its weights, by its name in the store."""
+    return {member_name(seed): checksum for seed, checksum in teachers.members(run).items()}
 
 
 def ensemble(run: Run) -> dict[str, str]:

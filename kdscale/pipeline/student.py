@@ -122,7 +122,8 @@ def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]
 
         return finished_job
 
-    groups = cluster.Groups(tick, stop_file(run.folder).exists, student.workers, needs)
+    patience = 0.0 if student.quorum is None else student.deadline
+    groups = cluster.Groups(tick, stop_file(run.folder).exists, student.workers, needs, patience)
 
     def submit(job: Job) -> None:
         groups.submit(

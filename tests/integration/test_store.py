@@ -1,6 +1,7 @@
 """The store of a whole run: its health, and students from every codec."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -67,7 +68,9 @@ def test_what_is_hurt_is_found_and_mended_alone(copy) -> None:
 
 
 def test_pruned_and_exported(copy) -> None:
-    (copy.run / "logits" / "blocks" / "seed-0" / "left-by-a-kill.arrow").write_bytes(b"x" * 1000)
+    left = copy.run / "logits" / "blocks" / "seed-0" / "left-by-a-kill.arrow"
+    left.write_bytes(b"x" * 1000)
+    os.utime(left, (1, 1))
     assert "1 files, 0.00 MB would be deleted" in copy.kdscale("logits", "prune", "runs/tiny", "--dry-run")[0]
     before = blocks(copy)
     assert "1 files, 0.00 MB deleted" in copy.kdscale("logits", "prune", "runs/tiny")[0]
