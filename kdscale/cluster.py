@@ -70,6 +70,13 @@ def largest_node() -> Needs:
     )
 
 
+def places(one: Needs) -> int:
+    """How many processes of a kind the cluster as it stands can run at once; at least 1."""
+    whole = capacity()
+    by_gpus = [int(whole.gpus / one.gpus + 1e-9)] if one.gpus else []
+    return max(1, min([whole.cpus // max(1, one.cpus), *by_gpus]))
+
+
 def needs(cpus: int, gpus: float | str) -> Needs:
     """Resolve the recipe's cpus and gpus: "auto" is one GPU where the cluster has any."""
     return Needs(cpus, float(gpus) if gpus != "auto" else float(capacity().gpus > 0))
@@ -205,19 +212,22 @@ def check_fits(name: str, one: Needs, ranks: int = 1) -> None:
 
 
 def drive(first: _Queue, second: _Queue | None = None, reserve: Needs | None = None) -> None:
-    """Work a queue, or two side by side, until nothing is left; a failure in one that is through ends the other.
+    """Work a queue, or two side by side, until nothing is left.
 
     Args:
-        first: has the first claim: while it waits and nothing of it runs, the second starts nothing new.
-        second: where the first depends on its results, `reserve` is what the first must leave to it.
+        first: has the first claim: while it waits and nothing of it runs, the second starts nothing beside what it has.
+        second: where the first depends on its results: `reserve` is what the first must leave to it, and its failure
+            ends the first as well.
     """
     none = Needs(0, 0)
     queues = [queue for queue in (first, second) if queue is not None]
     try:
-        while any(queue.left for queue in queues) and not any(queue.failures and not queue.left for queue in queues):
+        while any(queue.left for queue in queues):
+            if second is not None and second.failures and not second.left:
+                break  # what the first waits for will not come
             kept = reserve if reserve and second is not None and second.left and second.busy == none else none
             first.start((second.busy if second is not None else none) + kept)
-            if second is not None and not (first.waiting and first.busy == none):
+            if second is not None and not (first.waiting and first.busy == none and second.busy != none):
                 second.start(first.busy)
             _wait([reference for queue in queues for reference in queue.references()])
             for queue in queues:
@@ -277,9 +287,10 @@ class Groups(_Queue):
     and the next job gets a new group, since a process group does not survive the loss of a member.
     """
 
-    def __init__(self, tick: Tick, stopped: Callable[[], bool], ranks: int, needs: Needs):
+    def __init__(self, tick: Tick, stopped: Callable[[], bool], ranks: int, needs: Needs, patience: float = 0.0):
+        """`patience`: seconds that a rank may wait for data while its peers wait for it."""
         super().__init__(tick, stopped)
-        self.ranks, self.needs = ranks, needs
+        self.ranks, self.needs, self.patience = ranks, needs, patience
         self._idle: list[_Group] = []
         self._running: dict[_Group, _Job] = {}
 
@@ -289,7 +300,7 @@ class Groups(_Queue):
 
     def start(self, beside: Needs) -> None:
         while (job := self._next(self.busy + beside, self.ranks)) is not None:
-            group = self._idle.pop() if self._idle else _Group(self.ranks, self.needs)
+            group = self._idle.pop() if self._idle else _Group(self.ranks, self.needs, self.patience)
             group.start(job)
             self._running[group] = job
 
@@ -322,7 +333,7 @@ class Groups(_Queue):
 
 
 class _Group:
-    def __init__(self, ranks: int, needs: Needs):
+    def __init__(self, ranks: int, needs: Needs, patience: float):
         bundle = {"CPU": needs.cpus, **({"GPU": needs.gpus} if needs.gpus else {})}
         self.placement: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
         actor = ray.remote(max_restarts=0)(_Rank)
@@ -335,7 +346,7 @@ class _Group:
             for rank in range(ranks)
         ]
         address = self.actors[0].open.remote()
-        self._joined = [actor.join.remote(address) for actor in self.actors]
+        self._joined = [actor.join.remote(address, patience) for actor in self.actors]
         self.references: list[Any] = []
         self._failed_at: float | None = None
 
@@ -389,10 +400,10 @@ class _Rank:
         self._store = ranks.open_rendezvous(host, self.ranks)
         return host, self._store.port
 
-    def join(self, address: tuple[str, int]) -> None:
+    def join(self, address: tuple[str, int], patience: float) -> None:
         from kdscale.training import ranks
 
-        ranks.join(self.rank, self.ranks, address, self._store, self.gpus > 0)
+        ranks.join(self.rank, self.ranks, address, self._store, self.gpus > 0, patience)
 
     def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(*arguments)

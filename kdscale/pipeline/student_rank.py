@@ -19,10 +19,11 @@ from kdscale.ensemble.targets import Targets
 from kdscale.files import locked, read_json, remove_temporaries, write_json
 from kdscale.logits.commits import Listing
 from kdscale.models import zoo
-from kdscale.pipeline import logits, workers
+from kdscale.pipeline import logits, teachers, workers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
 from kdscale.seeds import derive
+from kdscale.tracking import status
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status, stop_file
 from kdscale.training import objectives
@@ -122,17 +123,23 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     recipe, settings = run.recipe, run.recipe.student
     store = logits.open_store(run)
     path = job_folder / "reads.json"
-    if rank == 0 and read_json(path) is None:
-        there = store.listing()
-        whole = _is_whole(run, there)
-        parts = _cover(run, there) if whole else []
-        write_json(path, {"live": not whole, "parts": [dataclasses.asdict(part) for part in parts]})
+    if rank == 0:
+        if read_json(path) is not None and not _still_holds(run, job_folder, store.name):
+            for folder in ("members", "checkpoints"):  # of members that were trained anew since, or another store
+                shutil.rmtree(job_folder / folder, ignore_errors=True)
+            path.unlink()
+        if read_json(path) is None:
+            there = store.listing()
+            whole = _is_whole(run, there)
+            parts = [dataclasses.asdict(part) for part in _cover(run, there)] if whole else []
+            made = {"store": store.name, "live": not whole, "members": logits.ensemble(run), "parts": parts}
+            write_json(path, made)
     dist.barrier()
     reads: dict[str, Any] = read_json(path) or {}
     weights = logits.weights(recipe)
     if not reads["live"]:
-        parts = [Part(**part) for part in reads["parts"]]
-        return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, parts=parts)
+        cover = [Part(**part) for part in reads["parts"]]
+        return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, parts=cover)
     assert settings.quorum is not None, "the stage begins without all members only where the recipe says so"
     live = Live(
         store,
@@ -142,9 +149,20 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
         settings.quorum,
         settings.epochs,
         settings.deadline,
+        lambda: [status.read(teachers.member_folder(run, seed)).get("step") for seed in recipe.fused_seeds],
         stop_file(run.folder).exists,
     )
     return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, live=live)
+
+
+def _still_holds(run: Run, job_folder: Path, store: str) -> bool:
+    """Whether what a job reads is what it has read so far: the store, and the weights of every member."""
+    reads: dict[str, Any] = read_json(job_folder / "reads.json") or {}
+    read_so_far = [reads.get("members", {}), *(read_json(path) or {} for path in (job_folder / "members").rglob("*.json"))]
+    ensemble = logits.ensemble(run)
+    return reads.get("store") == store and all(
+        ensemble.get(name, checksum) == checksum for members in read_so_far for name, checksum in members.items()
+    )
 
 
 def _is_whole(run: Run, there: Listing) -> bool:
