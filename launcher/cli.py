@@ -114,7 +114,42 @@ _stage_verb(data_app, "run", "data", "Make the shards and the manifest of a reci
 _stage_verb(app, "teachers", "teachers", f"Train the ensemble's members {BEFORE}.", f"{QUICK} teachers.count=10")
 _stage_verb(logits_app, "run", "logits", f"Write the members' logits into the store {BEFORE}.")
 _stage_verb(app, "student", "student", f"Train the student and its control {BEFORE}.", f"{QUICK} student.temperature=8")
-_stage_verb(app, "evaluate", "evaluate", f"Measure every model on the test split {BEFORE}.", f"{QUICK} --json")
+
+
+@app.command(
+    help=f"Measure every model on the test split {BEFORE}; with --fusion compare the ways to fuse the members.",
+    epilog=f"Example: kdscale evaluate {QUICK} --fusion all",
+)
+def evaluate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    fusion: Annotated[
+        str | None,
+        typer.Option(metavar="RULES", help="all, or names such as plurality,borda: print what each makes of the test."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    if fusion is None or dry_run:
+        _advance("evaluate", recipe, overrides, out, dry_run, fresh, as_json)
+        return
+    from kdscale import recipe as recipes
+    from kdscale.ensemble import comparison
+    from kdscale.pipeline.evaluate import compare
+
+    rules = comparison.named(fusion)  # before an hour of training, not after
+    asked = recipes.load(recipe, overrides)
+    compared = compare(_bring("evaluate", asked, out or Path("runs") / asked.name, fresh), rules)
+    if as_json:
+        print(json.dumps(compared))
+    else:
+        from kdscale.report.fusion import table
+
+        _show(table(compared))
+
+
 _stage_verb(app, "report", "report", f"Write the HTML report {BEFORE}.", QUICK)
 
 
@@ -210,8 +245,24 @@ def _advance(
         changes = [] if fresh else runs.check(folder, recipe)
         _plan(runs.Run(folder / ".fresh" if fresh else folder, recipe), folder, changes, last, as_json)
         return
-    from kdscale.pipeline import data, evaluate, stages
+    from kdscale.pipeline import evaluate
     from kdscale.pipeline import report as report_stage
+
+    opened = _bring(last, recipe, folder, fresh)
+    if last in ("evaluate", "report"):
+        _print_results(json.loads((opened.folder / evaluate.RESULTS).read_text()), as_json)
+        if last == "report" and not as_json:
+            print(f"report: {folder / report_stage.PAGE}")
+    elif as_json:
+        from kdscale.pipeline.overview import overview
+
+        print(json.dumps(overview(opened.folder)))
+
+
+def _bring(last: str, recipe: Any, folder: Path, fresh: bool) -> Any:
+    """Bring the run of a recipe up to a stage; the run."""
+    from kdscale.pipeline import data, stages
+    from kdscale.pipeline import run as runs
     from launcher import local
 
     if fresh and folder.exists():
@@ -227,27 +278,23 @@ def _advance(
             shown.say(f"note: {remark}")
         with _stop_on_signals(opened.folder):
             stages.advance(opened, last, lambda: local.connection(recipe.cluster), shown)
-    results = opened.folder / evaluate.RESULTS
-    if last in ("evaluate", "report"):
-        _print_results(json.loads(results.read_text()), as_json)
-        if last == "report" and not as_json:
-            print(f"report: {folder / report_stage.PAGE}")
-    elif as_json:
-        from kdscale.pipeline.overview import overview
-
-        print(json.dumps(overview(opened.folder)))
+    return opened
 
 
 def _print_results(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(results))
         return
-    from rich.console import Console
-
     from kdscale.report.table import table
 
+    _show(table(results))
+
+
+def _show(table: Any) -> None:
+    from rich.console import Console
+
     console = Console()
-    console.print(table(results), width=None if console.is_terminal else 110)
+    console.print(table, width=None if console.is_terminal else 110)
 
 
 def _plan(run: Any, folder: Path, changes: list[str], last: str, as_json: bool) -> None:

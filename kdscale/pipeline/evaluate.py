@@ -1,7 +1,10 @@
-"""Stage 5, evaluate: every model labels the test split into a store of its own; the numbers become results.json."""
+"""Stage 5, evaluate: every model labels the test and validation splits; the numbers become results.json.
 
-import itertools
+Each split has a store of its own, so that what is asked later (other fusion rules, say) needs no model.
+"""
+
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +27,14 @@ from kdscale.tracking.status import stop_file
 if TYPE_CHECKING:
     from kdscale.cluster import Needs
     from kdscale.data.dataset import Dataset
+    from kdscale.pipeline.measuring import Labelled
 
 NAME = "evaluate"
-SPLIT = "test"
+TEST, VALIDATION = "test", "validation"
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
-MOST_SUBSETS = 32
-"""Subsets of members that an ensemble size is averaged over."""
-MOST_CONFUSION = 100
-"""Classes up to which the confusion matrix is kept."""
+VERSION = 2
+"""Of what is measured: results of another version are made again."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,22 @@ def models(run: Run) -> list[Trained]:
     return members + students
 
 
+def splits(run: Run) -> list[str]:
+    """The splits that models label: the test split, and the validation split if the dataset has one."""
+    return [split for split in (TEST, VALIDATION) if run.manifest.splits.get(split)]
+
+
+def store_name(split: str) -> str:
+    """Where the store of a split lies, relative to the run."""
+    return NAME if split == TEST else f"{NAME}-{split}"
+
+
 def fingerprint(run: Run) -> str:
     recipe = run.recipe
     return digest(
         {
             "stage": "evaluate",
+            "version": VERSION,
             "dataset": run.manifest.fingerprint,
             "models": [
                 *(teachers.fingerprint(run, seed) for seed in recipe.teachers.seeds),
@@ -90,15 +103,15 @@ def work(run: Run, bars: Bars) -> None:
 
     start = time.monotonic()
     recipe = run.recipe
-    info = StoreInfo(
-        dataset=run.manifest.fingerprint,
-        split=SPLIT,
-        classes=len(run.manifest.classes),
-        codec=Dense("float32").describe(),
-        views="plain",
-    )
-    folder = run.claim(NAME, digest(info.model_dump()))
-    Store.create(folder, info)
+    for split in splits(run):
+        info = StoreInfo(
+            dataset=run.manifest.fingerprint,
+            split=split,
+            classes=len(run.manifest.classes),
+            codec=Dense("float32").describe(),
+            views="plain",
+        )
+        Store.create(run.claim(store_name(split), digest(info.model_dump())), info)
     labelled: list[str] = []
     every = models(run)
 
@@ -135,7 +148,7 @@ def work(run: Run, bars: Bars) -> None:
 
 
 def predict(folder: Path, recipe: Recipe, model: Trained, needs: "Needs") -> str:
-    """On a worker: label the test split by one model."""
+    """On a worker: label the splits by one model."""
     from kdscale.logits.producer import label_shard
     from kdscale.pipeline import workers
     from kdscale.training.engine import use_device
@@ -143,22 +156,20 @@ def predict(folder: Path, recipe: Recipe, model: Trained, needs: "Needs") -> str
     run = Run(folder, recipe)
     device = use_device(needs.cpus, needs.gpus)
     predictor = workers.predictor(model.folder, model.checksum, model.spec, run.manifest, device)
-    store = Store.open(folder / NAME, run.manifest.fingerprint, SPLIT)
-    dataset, pixels = workers.dataset(run, SPLIT), workers.shared_pixels(run, device)
-    for number in range(len(dataset.shards)):
-        label_shard(store, dataset, number, 0, model.member, model.checksum, predictor, pixels)
+    pixels = workers.shared_pixels(run, device)
+    for split in splits(run):
+        store = Store.open(folder / store_name(split), run.manifest.fingerprint, split)
+        dataset = workers.dataset(run, split)
+        for number in range(len(dataset.shards)):
+            label_shard(store, dataset, number, 0, model.member, model.checksum, predictor, pixels)
     return model.name
 
 
 def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
-    """The results, but for the seconds: a function of the models and the test split alone."""
-    from kdscale.data.dataset import Dataset
+    """The results, but for the seconds: a function of the models and the splits alone."""
+    from kdscale.pipeline import measuring
 
-    dataset = Dataset(run.dataset, SPLIT, run.manifest)
-    y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.shards))])
-    store = Store.open(run.folder / NAME, run.manifest.fingerprint, SPLIT)
-    z = {model.name: _read(store, dataset, model) for model in every}
-    members = {seed: z[f"teacher-seed-{seed}"] for seed in run.recipe.teachers.seeds}
+    read = {split: labelled(run, split, every) for split in splits(run)}
     return {
         "recipe": run.recipe.model_dump(mode="json"),
         "fingerprint": fingerprint(run),
@@ -167,86 +178,47 @@ def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
             "classes": run.manifest.classes,
             "samples": {split: run.manifest.samples(split) for split in run.manifest.splits},
         },
-        "splits": {SPLIT: _split(run, y, members, z)},
+        "splits": {TEST: measuring.measure(run.recipe, read[TEST], read.get(VALIDATION))},
         "models": _sizes(run, every),
     }
 
 
-def _split(
-    run: Run, y: NDArray[np.int64], members: dict[int, NDArray[np.float32]], z: dict[str, NDArray[np.float32]]
-) -> dict[str, Any]:
-    from kdscale.training import metrics
+def compare(run: Run, rules: Sequence[str]) -> dict[str, Any]:
+    """Every one of these fusion rules on the test split, from the stored logits of the ensemble's members.
 
-    bins = run.recipe.evaluate.bins
-    chosen = {seed: members[seed] for seed in run.recipe.fused_seeds}
-    weights = [run.recipe.fusion.weights.get(seed, 1.0) for seed in chosen]
-    ensemble = fuse(run.recipe.fusion.rule, list(chosen.values()), weights)
-    reference = ensemble.argmax(1)
-    split: dict[str, Any] = {
-        "teachers": [
-            {"seed": seed, **metrics.measure(metrics.softmax(z_m), y, reference, bins)} for seed, z_m in members.items()
-        ],
-        "ensemble": metrics.measure(ensemble, y, reference, bins),
+    Weights are fitted on the validation split; without one, rules that need them are named in `left_out`.
+
+    Raises:
+        UserError: the members' logits are not there, or a rule does not take so many classes.
+    """
+    from kdscale.ensemble import comparison
+
+    seeds = run.recipe.fused_seeds
+    members = [model for model in models(run) if model.name in {f"teacher-seed-{seed}" for seed in seeds}]
+    read = {split: labelled(run, split, members).members(seeds) for split in splits(run)}
+    rows = comparison.compare(rules, read[TEST], read.get(VALIDATION), run.recipe.evaluate.bins)
+    for row in rows:
+        if "weights" in row:
+            row["weights"] = dict(zip(seeds, row["weights"], strict=True))
+    return {
+        "split": TEST,
+        "n": len(read[TEST].y),
+        "members": seeds,
+        "fitted_on": len(read[VALIDATION].y) if VALIDATION in read else None,
+        "rules": rows,
+        "left_out": [name for name in rules if name not in {row["rule"] for row in rows}],
     }
-    shown = {"ensemble": ensemble}
-    for kind in ("student", "control"):
-        runs = []
-        for job in student.jobs(run):
-            if job[0] == kind:
-                p = metrics.softmax(z[student.job_name(job)])
-                shown.setdefault(kind, p)
-                runs.append({"seed": job[1], **metrics.measure(p, y, reference, bins)})
-        if runs:
-            split[kind] = {**_means(runs), "runs": runs}
-    split["by_size"] = _by_size(run, y, list(chosen.values()), weights)
-    split["reliability"] = {name: metrics.reliability(p, y, bins) for name, p in shown.items()}
-    if len(run.manifest.classes) <= MOST_CONFUSION:
-        split["confusion"] = {name: metrics.confusion(p, y) for name, p in shown.items()}
-    return split
 
 
-def fuse(rule: str, members: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np.float64]:
-    """(N, C) the ensemble's probabilities at T = 1; weights are relative."""
-    import torch
+def labelled(run: Run, split: str, every: list[Trained]) -> "Labelled":
+    """The labels of a split and what these models say of it, joined by key."""
+    from kdscale.data.dataset import Dataset
+    from kdscale.pipeline.measuring import Labelled
 
-    from kdscale.ensemble.fusion import RULES
-
-    share = torch.tensor(weights, dtype=torch.float64)
-    z = torch.from_numpy(np.stack(members)).double()
-    fused: NDArray[np.float64] = RULES[rule](z, 1.0, share / share.sum()).numpy()
-    return fused
-
-
-def _by_size(
-    run: Run, y: NDArray[np.int64], members: list[NDArray[np.float32]], weights: list[float]
-) -> list[dict[str, Any]]:
-    """Accuracy and NLL of ensembles of 1 to all members, over all subsets or as many seeded random ones."""
-    from kdscale.seeds import generator
-    from kdscale.training import metrics
-
-    rows = []
-    for size in range(1, len(members) + 1):
-        subsets = list(itertools.islice(itertools.combinations(range(len(members)), size), 1000))
-        if len(subsets) > MOST_SUBSETS:
-            random = generator(run.recipe.seed, 3, size)
-            subsets = [tuple(random.permutation(len(members))[:size]) for _ in range(MOST_SUBSETS)]
-        measured = []
-        for subset in subsets:
-            p = fuse(run.recipe.fusion.rule, [members[m] for m in subset], [weights[m] for m in subset])
-            measured.append(metrics.measure(p, y, p.argmax(1), run.recipe.evaluate.bins))
-        row: dict[str, Any] = {"members": size, "subsets": len(subsets)}
-        for name in ("accuracy", "nll"):
-            values = [m[name] for m in measured]
-            row[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
-        rows.append(row)
-    return rows
-
-
-def _means(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    if len(runs) == 1:
-        return {name: value for name, value in runs[0].items() if name != "seed"}
-    names = [name for name in runs[0] if name not in ("seed", "n")]
-    return {**{name: float(np.mean([r[name] for r in runs])) for name in names}, "n": runs[0]["n"]}
+    dataset = Dataset(run.dataset, split, run.manifest)
+    store = Store.open(run.folder / store_name(split), run.manifest.fingerprint, split)
+    y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.shards))])
+    return Labelled(y, {model.name: _read(store, dataset, model) for model in every})
 
 
 def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
@@ -264,7 +236,7 @@ def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
 
 
 def _read(store: Store, dataset: "Dataset", model: Trained) -> NDArray[np.float32]:
-    """(N, C) a model's logits of the test split, joined to the dataset's rows by key."""
+    """(N, C) a model's logits of a split, joined to the dataset's rows by key."""
     from kdscale.logits.reader import member_rows
 
     parts = []

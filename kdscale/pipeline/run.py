@@ -6,6 +6,7 @@
     RUN/logits/                the logit store of the training split
     RUN/students/student-seed-0/, RUN/students/control-seed-0/
     RUN/evaluate/              logits of every model on the test split
+    RUN/evaluate-validation/   the same on the validation split
     RUN/results.json, RUN/metrics.jsonl, RUN/report/index.html
     RUN/previous/              artefacts of earlier recipes, kept and taken back when a recipe returns to them
 

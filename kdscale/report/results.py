@@ -18,6 +18,15 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
 
+class Scaled(Part):
+    """A model after temperature scaling: the T that was fitted on the validation split, and what it makes of this one."""
+
+    temperature: float
+    nll: float
+    brier: float | None = None
+    ece: float | None = None
+
+
 class Metrics(Part):
     """One model on one split. Fractions, except `nll` in nats."""
 
@@ -30,6 +39,10 @@ class Metrics(Part):
     ece: float | None = None
     agreement: float | None = None
     """How often the prediction is the ensemble's."""
+    divergence: float | None = None
+    """Mean KL of the model from the ensemble, in nats."""
+    scaled: Scaled | None = None
+    """None without a validation split, or where no temperature is the best one."""
     seed: int | None = None
 
 
@@ -48,6 +61,8 @@ class Range(Part):
     mean: float
     min: float
     max: float
+    std: float | None = None
+    """Over the subsets that were taken."""
 
 
 class BySize(Part):
@@ -56,6 +71,8 @@ class BySize(Part):
     members: int = Field(ge=1)
     accuracy: Range
     nll: Range | None = None
+    brier: Range | None = None
+    ece: Range | None = None
     subsets: int = 1
 
 
@@ -69,6 +86,20 @@ class Bin(Part):
     accuracy: float | None = None
 
 
+class Diversity(Part):
+    """How much the members differ; means over the samples, in nats but for the disagreement."""
+
+    disagreement: float
+    """The share of samples on which two members choose different classes, over all pairs."""
+    entropy: float | None = None
+    """Of the members' mean distribution."""
+    mean_entropy: float | None = None
+    mutual_information: float | None = None
+    """Between prediction and member: the mean KL of a member from the members' mean."""
+    pairs: list[list[float]] | None = None
+    """The disagreement of every two members."""
+
+
 class Split(Part):
     """Everything measured on one split."""
 
@@ -77,6 +108,7 @@ class Split(Part):
     student: Trained
     control: Trained | None = None
     by_size: list[BySize] = Field(default_factory=list)
+    diversity: Diversity | None = None
     reliability: dict[str, list[Bin]] = Field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = Field(default_factory=dict)
     """Counts, [label, prediction], of a model's first seed; left out where there are many classes."""

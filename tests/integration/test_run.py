@@ -70,6 +70,32 @@ def test_the_store_holds_every_member_and_shard(finished) -> None:
     assert len({key for block in keys for key in block}) == sum(s["samples"] for s in manifest["splits"]["train"])
 
 
+def test_calibration_diversity_and_sizes_are_measured(finished) -> None:
+    test = results(finished.run)["splits"]["test"]
+    assert [row["members"] for row in test["by_size"]] == [1, 2, 3]
+    assert {"mean", "min", "max", "std"} <= test["by_size"][0]["ece"].keys()
+    assert 0 <= test["diversity"]["mutual_information"] <= test["diversity"]["entropy"]
+    assert len(test["diversity"]["pairs"]) == 3
+    assert test["ensemble"]["divergence"] == 0
+    assert (finished.run / "evaluate-validation" / "store.json").exists()
+
+
+def test_all_fusion_rules_are_compared_without_training(finished) -> None:
+    before = times(finished.run, "**/*")
+    out, err = finished.kdscale("evaluate", "tiny.yaml", "--fusion", "all", "--json")
+    assert "evaluate: done before" in err
+    seen = json.loads(out.splitlines()[-1])
+    rows = {row["rule"]: row for row in seen["rules"]}
+    assert {"mean_logit", "stacked_probability", "plurality", "schulze", "kemeny"} <= rows.keys()
+    ensemble = results(finished.run)["splits"]["test"]["ensemble"]
+    assert rows["mean_probability"]["nll"] == pytest.approx(ensemble["nll"])
+    assert rows["mean_probability"]["errors"] == ensemble["errors"]
+    out, _ = finished.kdscale("evaluate", "tiny.yaml", "--fusion", "borda,stv")
+    assert [word for word in ("borda", "stv", "copeland", "mean_logit") if f"\n{word} " in out] == ["borda", "stv"]
+    changed = {path for path, when in times(finished.run, "**/*").items() if before.get(path) != when}
+    assert not [path for path in changed if path.endswith((".safetensors", ".arrow", "results.json"))]
+
+
 def test_running_again_trains_nothing(finished) -> None:
     before = times(finished.run, "**/*.safetensors") | times(finished.run, "results.json")
     out, err = finished.kdscale("run", "tiny.yaml")

@@ -112,6 +112,15 @@ def test_the_plan_refuses_what_the_run_would(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_misspelt_fusion_rule_is_found_before_anything_runs(tmp_path: Path) -> None:
+    tree = {"name": "a", "teachers": {"model": "mlp"}, "student": {"model": "mlp"}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(tree))
+    done = kdscale("evaluate", "a.yaml", "--fusion", "plurality,bordas", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "kdscale: --fusion: there is no rule bordas; did you mean borda?\n"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_status_of_what_is_no_run(tmp_path: Path) -> None:
     done = kdscale("status", str(tmp_path))
     assert done.returncode == 2

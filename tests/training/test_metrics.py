@@ -46,3 +46,39 @@ def test_confusion_counts_labels_by_rows() -> None:
 
 def test_certain_and_wrong_is_bad_but_finite() -> None:
     assert np.isfinite(metrics.measure(np.array([[1.0, 0.0]]), np.array([1]), np.array([1]), 15)["nll"])
+
+
+def test_divergence_by_hand() -> None:
+    p, q = np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[0.25, 0.75], [0.5, 0.5]])
+    by_hand = [0.5 * np.log(2) + 0.5 * np.log(2 / 3), np.log(2)]
+    assert metrics.divergence(p, q) == pytest.approx(np.mean(by_hand))
+    assert metrics.divergence(p, p) == 0
+    assert np.isfinite(metrics.divergence(q, p))
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.7, 40.0])
+def test_the_temperature_of_labels_is_found(temperature: float) -> None:
+    """Labels are drawn from softmax(z / T)."""
+    random = np.random.default_rng(0)
+    z = 3 * temperature * random.normal(size=(50_000, 6))
+    y = (metrics.softmax(z / temperature).cumsum(1) < random.random((50_000, 1))).sum(1).clip(0, 5)
+    assert metrics.fit_temperature(z, y) == pytest.approx(temperature, rel=0.02)
+
+
+def test_the_fitted_temperature_is_the_best_of_a_grid() -> None:
+    def nll(t: float) -> float:
+        return -np.log(metrics.softmax(z / t)[np.arange(200), y]).mean()
+
+    random = np.random.default_rng(1)
+    z, y = random.normal(size=(200, 4)) * 5, random.integers(0, 4, 200)
+    z[np.arange(200), y] += 4
+    fitted = metrics.fit_temperature(z, y)
+    assert fitted is not None
+    assert nll(fitted) <= min(nll(t) for t in np.geomspace(0.05, 50, 2000))
+
+
+def test_no_temperature_is_the_best_without_errors_or_without_sense() -> None:
+    right = 9 * np.eye(3)
+    assert metrics.fit_temperature(right, np.arange(3)) is None
+    assert metrics.fit_temperature(right, np.array([1, 2, 0])) is None
+    assert metrics.fit_temperature(np.zeros((3, 3)), np.arange(3)) is None
