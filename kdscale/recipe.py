@@ -125,6 +125,8 @@ class Teachers(Training):
     """Upper bound of the norm of each unit's incoming weights, after every step."""
     views: ViewSpec = ViewSpec()
     """Augmentation while training; it follows the member's seed."""
+    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Members that share a process and take their steps together; 1 trains each alone, auto measures once what is faster."""
     retries: int = Field(2, ge=0)
     """How often a member is started again after a crash before it is reported as failed."""
 

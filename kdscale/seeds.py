@@ -24,13 +24,15 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def uniforms(seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
-    """(N, draws) numbers in [0, 1), a function of (seed, id, view, draw) alone.
+def uniforms(
+    seed: int | NDArray[np.uint64], ids: NDArray[np.uint64], views: NDArray[np.int64], draws: int
+) -> NDArray[np.float64]:
+    """(N, draws) numbers in [0, 1), a function of (seed, id, view, draw) alone; one seed for all rows, or one for each.
 
     The finaliser is SplitMix64's (Steele, Lea & Flood 2014) applied to a counter.
     """
     with np.errstate(over="ignore"):
-        state = _mix(ids ^ _mix(np.uint64(seed) + _GAMMA))
+        state = _mix(ids ^ _mix(np.asarray(seed, np.uint64) + _GAMMA))
         state = _mix(state + _GAMMA * views.astype(np.uint64))
         counter = np.arange(1, draws + 1, dtype=np.uint64)
         bits = _mix(state[:, None] + _GAMMA * counter[None, :])

@@ -59,10 +59,17 @@ class Pixels:
         self.shift = (mean * unit).view(-1, 1, 1) if image else mean
         self.factor = (1 / (std * unit)).view(-1, 1, 1) if image else 1 / std
 
-    def __call__(self, x: NDArray[np.generic], ids: NDArray[np.uint64], view: NDArray[np.int64]) -> Tensor:
-        """(B, *shape) raw rows, (B,) ids and view numbers -> (B, *shape) float32."""
+    def __call__(
+        self,
+        x: NDArray[np.generic],
+        ids: NDArray[np.uint64],
+        view: NDArray[np.int64],
+        seeds: NDArray[np.uint64] | None = None,
+    ) -> Tensor:
+        """(B, *shape) raw rows, (B,) ids and view numbers -> (B, *shape) float32; `seeds` replaces the seed row by row."""
         raw = torch.from_numpy(x).to(self.device, non_blocking=True)
-        return (views.make(raw, self.spec, self.seed, ids, view).float() - self.shift) * self.factor
+        seed = self.seed if seeds is None else seeds
+        return (views.make(raw, self.spec, seed, ids, view).float() - self.shift) * self.factor
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,17 @@ class _Window:
     y: NDArray[np.int64]
     view: NDArray[np.int64]
     targets: Columns
+
+
+Raw = tuple[NDArray[np.generic], NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]
+"""Raw rows, ids, class numbers and view numbers."""
+
+
+def _columns(parts: list[tuple[_Window, slice]]) -> Raw:
+    x, ids, y, view = (
+        np.concatenate([getattr(window, name)[rows] for window, rows in parts]) for name in ("x", "ids", "y", "view")
+    )
+    return x, ids, y, view
 
 
 class Batches:
@@ -95,11 +113,8 @@ class Batches:
         self._held: dict[int, tuple[tuple[int, int], _Window]] = {}
 
     def __call__(self, step: int) -> Batch:
-        parts = [part for lane in self.lanes for part in self._slices(lane, step)]
-        x, ids, y, view = (
-            np.concatenate([getattr(window, name)[rows] for window, rows in parts])
-            for name in ("x", "ids", "y", "view")
-        )
+        parts = self._parts(step)
+        x, ids, y, view = _columns(parts)
         names = parts[0][0].targets
         targets = {name: columns.stack([window.targets[name][rows] for window, rows in parts]) for name in names}
         device = self.pixels.device
@@ -108,6 +123,13 @@ class Batches:
             y=torch.from_numpy(y).to(device, non_blocking=True),
             targets={name: column.to(device, non_blocking=True) for name, column in targets.items()},
         )
+
+    def rows(self, step: int) -> "Raw":
+        """What a step's batch is made of, before views; without what is joined."""
+        return _columns(self._parts(step))
+
+    def _parts(self, step: int) -> list[tuple[_Window, slice]]:
+        return [part for lane in self.lanes for part in self._slices(lane, step)]
 
     def _slices(self, lane: int, step: int) -> list[tuple[_Window, slice]]:
         start, left = step * self.order.per_lane, self.order.per_lane
@@ -147,3 +169,25 @@ class Batches:
                     targets[name] = columns.place(targets.get(name), n, rows_to, joined[rows_from])
         assert x is not None
         return _Window(x, ids, y, np.full(n, view, np.int64), targets)
+
+
+class PackedBatches:
+    """The batches of several members, one above the other: x is (N, B, *shape), y is (N, B).
+
+    Each member keeps its own order and views; the views of all are made in one go.
+    """
+
+    def __init__(self, members: Sequence[Batches]):
+        """The members differ in nothing but their seeds, and join nothing."""
+        assert members
+        assert all(member.join is None for member in members)
+        self.members, self.pixels = members, members[0].pixels
+
+    def __call__(self, step: int) -> Batch:
+        columns_of = list(zip(*(member.rows(step) for member in self.members), strict=True))
+        x, ids, y, view = (np.concatenate(column) for column in columns_of)
+        many, each = len(self.members), len(y) // len(self.members)
+        seeds = np.repeat(np.array([member.pixels.seed for member in self.members], np.uint64), each)
+        labels = torch.from_numpy(y).to(self.pixels.device, non_blocking=True)
+        made = self.pixels(x, ids, view, seeds)
+        return Batch(x=made.view(many, each, *made.shape[1:]), y=labels.view(many, each))

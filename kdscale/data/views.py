@@ -17,11 +17,14 @@ from kdscale.seeds import uniforms
 _DRAWS = 5
 
 
-def make(x: Tensor, spec: ViewSpec, seed: int, ids: NDArray[np.uint64], views: NDArray[np.int64]) -> Tensor:
+def make(
+    x: Tensor, spec: ViewSpec, seed: int | NDArray[np.uint64], ids: NDArray[np.uint64], views: NDArray[np.int64]
+) -> Tensor:
     """The views of a batch of images.
 
     Args:
         x: (B, C, H, W), any dtype, any device.
+        seed: one for the batch, or (B,) where rows belong to several members.
         ids: (B,) the samples' ids.
         views: (B,) view numbers; rows with view 0 come back unchanged.
 

@@ -1,15 +1,21 @@
-"""A replica: the process that trains one member, from its last checkpoint to committed weights.
+"""A replica: the process that trains members, one or a pack, from their last checkpoints to committed weights.
 
-Weights, data order, dropout and views follow the member's seed alone; the node, the neighbours and a crash on the
+Weights, data order, dropout and views follow each member's seed alone; the node, the neighbours and a crash on the
 way change nothing.
 """
 
 import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-from kdscale.data.batches import Batches, Pixels
+from kdscale.data.batches import Batches, PackedBatches, Pixels
 from kdscale.data.dataset import Dataset
 from kdscale.data.order import Order
+from kdscale.ensemble import packing
+from kdscale.errors import RunFailure
 from kdscale.files import locked, remove_temporaries
 from kdscale.models import zoo
 from kdscale.recipe import Recipe
@@ -19,56 +25,133 @@ from kdscale.tracking.status import Status
 from kdscale.training import objectives
 from kdscale.training.checkpoints import Checkpoints
 from kdscale.training.done import finished
-from kdscale.training.engine import TorchEngine, use_device
+from kdscale.training.engine import use_device
 from kdscale.training.finished import commit_weights
-from kdscale.training.fit import Plan, fit
+from kdscale.training.fit import Job, Plan, fit
 
 
-def train_member(
-    folder: Path, stop: Path, recipe: Recipe, dataset_folder: Path, seed: int, fingerprint: str, gpus: float
-) -> str:
-    """Train member `seed` in its folder; the sha256 of its weights.
+@dataclass(frozen=True)
+class Member:
+    """A member that is to be trained."""
 
-    Once the file `stop` is there, the state is saved and the replica ends.
+    seed: int
+    folder: Path
+    fingerprint: str
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints" / self.fingerprint[:12])
+
+
+Result = str | RunFailure
+"""The sha256 of a member's weights, or why it has none."""
+
+
+def train_members(
+    members: Sequence[Member], stop: Path, recipe: Recipe, dataset_folder: Path, gpus: float
+) -> dict[int, Result]:
+    """Train members, several as a pack, each in its folder; what became of each, by seed.
+
+    Members that were left at different steps, by a kill or because they were trained otherwise before, go on in packs of those
+    that were left at the same. Once the file `stop` is there, the states are saved and the replica ends.
 
     Raises:
-        Stopped: asked to stop; the state is saved.
-        RunFailure: the loss is no longer finite.
+        Stopped: asked to stop; the states are saved.
     """
-    with locked(folder / ".lock"):
-        if (done := finished(folder, fingerprint)) is not None:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            return done
-        remove_temporaries(folder)
-        teachers = recipe.teachers
-        device = use_device(teachers.cpus, gpus)
-        dataset = Dataset(dataset_folder, "train")
-        manifest = dataset.manifest
-        model = zoo.build(teachers.model, manifest.sample.shape, dataset.classes, derive(seed, "weights"))
-        engine = TorchEngine(model, device, teachers.weight_decay, teachers.precision, teachers.max_norm)
-        order = Order(dataset.sizes, derive(seed, "order"), teachers.batch_size, recipe.data.lanes, recipe.data.window)
-        pixels = Pixels(manifest, recipe.data.normalize, teachers.views, derive(seed, "views"), device)
-        batches = Batches(dataset, order, pixels, lambda epoch: epoch + 1, range(order.lanes))
-        plan = Plan(order.steps(teachers.epochs), order.samples / order.batch_size, teachers, derive(seed, "steps"))
-        checkpoints = Checkpoints(folder / "checkpoints" / fingerprint[:12])
-        status = Status(folder, stage="teachers", job=f"seed-{seed}", seed=seed)
-        status.update(state="running", steps=plan.steps)
+    results: dict[int, Result] = {}
+    with ExitStack() as locks:
+        for member in members:
+            locks.enter_context(locked(member.folder / ".lock"))
+            if (done := finished(member.folder, member.fingerprint)) is not None:
+                shutil.rmtree(member.folder / "checkpoints", ignore_errors=True)
+                results[member.seed] = done
+            else:
+                remove_temporaries(member.folder)
+        if left := [member for member in members if member.seed not in results]:
+            dataset = Dataset(dataset_folder, "train")
+            for pack in packs(left, len(left)):
+                results |= _train(pack, stop, recipe, dataset, gpus)
+    return results
 
-        def tracker(step: int) -> JobTracker:
-            config = {"seed": seed, **recipe.model_dump(mode="json")}
-            return JobTracker(
-                folder,
-                "teachers",
-                f"seed-{seed}",
-                step,
-                wandb=recipe.tracking.wandb,
-                group=recipe.name,
-                group_id=fingerprint,
-                config=config,
-            )
 
-        fit(engine, batches, objectives.hard, plan, checkpoints, tracker, status, stop.exists)
-        checksum = commit_weights(folder, engine.weights(), fingerprint, seed=seed)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        status.update(state="done", step=plan.steps)
-        return checksum
+def packs(members: Sequence[Member], most: int, least: int = 1) -> list[list[Member]]:
+    """Members in packs of at most `most`, as even as can be; only such as have the same steps behind them go together.
+
+    Args:
+        least: number of packs, at least, where there are as many members.
+    """
+    made: list[list[Member]] = []
+    ordered = sorted(members, key=lambda member: member.checkpoints.step)
+    for _, same in groupby(ordered, key=lambda member: member.checkpoints.step):
+        group = list(same)
+        count = max(-(-len(group) // most), min(len(group), -(-least * len(group) // len(members))))
+        made += [group[i * len(group) // count : (i + 1) * len(group) // count] for i in range(count)]
+    return made
+
+
+def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset, gpus: float) -> dict[int, Result]:
+    """Train members that have the same number of steps behind them."""
+    teachers = recipe.teachers
+    device = use_device(teachers.cpus, gpus)
+    shape = dataset.manifest.sample.shape
+    engine = packing.engine(
+        [zoo.build(teachers.model, shape, dataset.classes, derive(member.seed, "weights")) for member in pack],
+        device,
+        teachers,
+    )
+    orders = [
+        Order(dataset.sizes, derive(member.seed, "order"), teachers.batch_size, recipe.data.lanes, recipe.data.window)
+        for member in pack
+    ]
+    pixels = [
+        Pixels(dataset.manifest, recipe.data.normalize, teachers.views, derive(member.seed, "views"), device)
+        for member in pack
+    ]
+    batches = [
+        Batches(dataset, order, seen, lambda epoch: epoch + 1, range(order.lanes))
+        for order, seen in zip(orders, pixels, strict=True)
+    ]
+    plan = Plan(orders[0].steps(teachers.epochs), orders[0].samples / teachers.batch_size, teachers)
+    jobs = [_job(member, recipe, len(pack), plan.steps) for member in pack]
+    try:
+        fit(
+            engine,
+            batches[0] if len(pack) == 1 else PackedBatches(batches),
+            objectives.hard,
+            plan,
+            jobs,
+            stop.exists,
+        )
+    except RunFailure as failure:
+        return {member.seed: job.failure or failure for member, job in zip(pack, jobs, strict=True)}
+    results: dict[int, Result] = {}
+    for member, job, model in zip(pack, jobs, engine.models, strict=True):
+        if job.failure is not None:
+            results[member.seed] = job.failure
+            continue
+        results[member.seed] = commit_weights(
+            member.folder, model.weights(), member.fingerprint, seed=member.seed, pack=len(pack)
+        )
+        shutil.rmtree(member.folder / "checkpoints", ignore_errors=True)
+        job.status.update(state="done", step=plan.steps)
+    return results
+
+
+def _job(member: Member, recipe: Recipe, pack: int, steps: int) -> Job:
+    seed = member.seed
+    status = Status(member.folder, stage="teachers", job=f"seed-{seed}", seed=seed, pack=pack)
+    status.update(state="running", steps=steps)
+
+    def tracker(step: int) -> JobTracker:
+        return JobTracker(
+            member.folder,
+            "teachers",
+            f"seed-{seed}",
+            step,
+            wandb=recipe.tracking.wandb,
+            group=recipe.name,
+            group_id=member.fingerprint,
+            config={"seed": seed, **recipe.model_dump(mode="json")},
+        )
+
+    return Job(derive(seed, "steps"), member.checkpoints, tracker, status)

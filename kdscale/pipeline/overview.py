@@ -22,7 +22,7 @@ def overview(folder: Path) -> dict[str, Any]:
     """
     run = Run(folder, load_recipe(folder))
     imported = (run.dataset / FILE).exists() and not data.missing(run)
-    jobs = [*_jobs(run, "teachers/*"), *_jobs(run, "students/*")]
+    jobs = [*_jobs(run, "teachers/seed-*"), *_jobs(run, "students/*")]
     return {
         "run": str(folder),
         "name": run.recipe.name,

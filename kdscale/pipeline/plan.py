@@ -11,7 +11,7 @@ from typing import Any
 
 from kdscale.data.manifest import FILE, Manifest
 from kdscale.data.sources import open_source
-from kdscale.pipeline import data, evaluate, logits, report, student, teachers
+from kdscale.pipeline import data, evaluate, logits, packs, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Training
 
@@ -90,7 +90,7 @@ def make(run: Run, cores: int) -> Plan:
     groups = max(1, cores // (recipe.student.cpus * recipe.student.workers))
     seconds = {
         "data": left["data"] * (found.train + found.test) / 5000,
-        "teachers": _training(recipe.teachers, found, teacher, STEP) * math.ceil(left["teachers"] / at_once),
+        "teachers": _training(recipe.teachers, found, teacher, STEP) * _rounds(run, left["teachers"], at_once, whole),
         "logits": teacher * found.train * left["logits"] / max(1, found.shards) / at_once,
         "student": _training(recipe.student, found, pupil / ranks, STEP if ranks == 1 else STEP_OF_RANKS)
         * math.ceil(left["student"] / groups),
@@ -137,6 +137,20 @@ def _unimported(run: Run) -> _Dataset | None:
     return _Dataset(
         source.spec.kind, source.spec.shape, len(source.classes), train, test, math.ceil(train / recipe.shard_size)
     )
+
+
+def _rounds(run: Run, members: int, at_once: int, whole: bool) -> float:
+    """How often the time of one member passes until all are trained.
+
+    What packing gains is known once it was measured; before, members are taken to be trained alone.
+    """
+    kept = packs.recorded(run) if whole else None
+    pack = run.recipe.teachers.pack
+    size = kept["size"] if kept else 1 if pack == "auto" else pack
+    count = max(math.ceil(members / size), min(members, at_once) if pack == "auto" else 0)
+    times = (kept or {}).get("milliseconds", {})
+    gain = times["1"] * size / times[str(size)] if times else 1.0
+    return math.ceil(count / at_once) * math.ceil(members / max(1, count)) / gain
 
 
 def _part(share: float, total: int) -> int:

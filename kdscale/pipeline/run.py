@@ -3,6 +3,7 @@
     RUN/recipe.yaml            the resolved recipe
     RUN/data/                  shards and manifest
     RUN/teachers/seed-0/       a member: weights, metrics, status, checkpoints while it trains
+    RUN/teachers/pack.json     how many members share a process, and why
     RUN/logits/                the logit store of the training split
     RUN/students/student-seed-0/, RUN/students/control-seed-0/
     RUN/evaluate/              logits of every model on the test split
@@ -36,7 +37,7 @@ RECIPE = "recipe.yaml"
 MARK = "fingerprint"
 STAGES = "stages.json"
 LOCK = ".driver.lock"
-HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs"})
+HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs", "pack"})
 """Fields of teachers and student that say how the work is done, not what comes out.
 
 So is student.workers, but for rounding and for what dropout draws on each rank: a finished student is not trained

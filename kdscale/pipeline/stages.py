@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdscale.errors import UserError
 from kdscale.files import digest
-from kdscale.pipeline import data, evaluate, logits, report, student, teachers
+from kdscale.pipeline import data, evaluate, logits, packs, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -93,7 +93,7 @@ def preflight(run: Run) -> None:
     """Find what would stop a later stage before an earlier one spends its time.
 
     Raises:
-        UserError: a store of another dataset, too little room for it, a model that cannot be built, a DeepSpeed JSON that contradicts the
+        UserError: a store of another dataset, too little room for it, a model that cannot be built or packed, a DeepSpeed JSON that contradicts the
             recipe, too small a cluster.
     """
     from kdscale import cluster
@@ -105,16 +105,18 @@ def preflight(run: Run) -> None:
     merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
     for spec in (recipe.teachers.model, recipe.student.model):
         zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
-    cluster.check_fits("a teacher", cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus))
+    teacher = cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus)
+    cluster.check_fits("a teacher", teacher)
+    packs.check(run, teacher.gpus)
     cluster.check_fits("the student", needs, recipe.student.workers)
-    if recipe.student.quorum is not None and teachers.missing(run):
-        teacher = cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus)
-        if not (needs * recipe.student.workers + teacher).fits(cluster.capacity()):
-            raise UserError(
-                "student.quorum: a student that follows the members as they come needs room beside one of them, and the "
-                f"cluster has {cluster.capacity().cpus} CPUs and {cluster.capacity().gpus:g} GPUs; lower student.workers, "
-                "or leave student.quorum out"
-            )
+    together = needs * recipe.student.workers + teacher
+    follows = recipe.student.quorum is not None and teachers.missing(run)
+    if follows and not together.fits(cluster.capacity()):
+        raise UserError(
+            "student.quorum: a student that follows the members as they come needs room beside one of them, and the "
+            f"cluster has {cluster.capacity().cpus} CPUs and {cluster.capacity().gpus:g} GPUs; lower student.workers, "
+            "or leave student.quorum out"
+        )
 
 
 def identity(run: Run, stage: str) -> str:

@@ -32,7 +32,7 @@ from kdscale.training.deepspeed_engine import DeepSpeedEngine
 from kdscale.training.done import finished
 from kdscale.training.engine import use_device
 from kdscale.training.finished import commit_weights
-from kdscale.training.fit import Plan, fit
+from kdscale.training.fit import Job, Plan, fit
 
 
 def train_student(
@@ -84,9 +84,7 @@ def train_student(
             range(rank * own, (rank + 1) * own),
             join,
         )
-        plan = Plan(
-            order.steps(settings.epochs), order.samples / order.batch_size, settings, derive(seed, "student", "steps")
-        )
+        plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
         checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{world}")
         report = Status(job_folder, active=rank == 0, stage="student", job=job_folder.name, seed=seed)
         report.update(state="running", steps=plan.steps)
@@ -103,7 +101,8 @@ def train_student(
                 config={"kind": kind, "seed": seed, **recipe.model_dump(mode="json")},
             )
 
-        fit(engine, batches, objective, plan, checkpoints, tracker, report, stop_file(folder).exists)
+        job_of_rank = Job(derive(seed, "student", "steps"), checkpoints, tracker, report)
+        fit(engine, batches, objective, plan, [job_of_rank], stop_file(folder).exists)
         weights = engine.weights()
         checksum = ""
         if rank == 0:
@@ -158,10 +157,7 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
 def _still_holds(run: Run, job_folder: Path, store: str) -> bool:
     """Whether what a job reads is what it has read so far: the store, and the weights of every member."""
     reads: dict[str, Any] = read_json(job_folder / "reads.json") or {}
-    read_so_far = [
-        reads.get("members", {}),
-        *(read_json(path) or {} for path in (job_folder / "members").rglob("*.json")),
-    ]
+    read_so_far = [reads.get("members", {}), *(read_json(path) or {} for path in (job_folder / "members").rglob("*.json"))]
     ensemble = logits.ensemble(run)
     return reads.get("store") == store and all(
         ensemble.get(name, checksum) == checksum for members in read_so_far for name, checksum in members.items()

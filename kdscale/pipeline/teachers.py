@@ -1,11 +1,16 @@
-"""Stage 2, teachers: Ray trains the members, as many at once as fit, each from its own last checkpoint."""
+"""Stage 2, teachers: Ray trains the members, as many at once as fit, each from its own last checkpoint.
+
+Small ones may share a process (`packs`); what they leave behind is the same.
+"""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdscale.errors import RunFailure
 from kdscale.files import digest
+from kdscale.pipeline.packs import decide
 from kdscale.pipeline.run import GROWS, HOW_ONLY, Run
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
@@ -57,53 +62,53 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
         The seconds at the end in which all members were finished and only such work was left.
     """
     from kdscale import cluster
-    from kdscale.ensemble.replica import train_member
+    from kdscale.ensemble.replica import Member, Result, packs, train_members
 
     recipe, teachers = run.recipe, run.recipe.teachers
     done = members(run)
-    folders = {
-        seed: member_folder(run, seed) if seed in done else run.claim(f"teachers/seed-{seed}", fingerprint(run, seed))
+    todo = [
+        Member(seed, run.claim(f"teachers/seed-{seed}", fingerprint(run, seed)), fingerprint(run, seed))
         for seed in teachers.seeds
-    }
+        if seed not in done
+    ]
 
     def tick() -> None:
         bars.show("teachers", len(done), teachers.count)
-        for seed, folder in folders.items():
-            show_job(bars, f"  teacher seed-{seed}", status.read(folder), seed in done)
+        for member in todo:
+            show_job(bars, f"  teacher seed-{member.seed}", status.read(member.folder), member.seed in done)
 
     last = time.monotonic()
 
-    def finish(seed: int) -> Callable[[str], None]:
-        def finished_member(checksum: str) -> None:
-            nonlocal last
-            last = time.monotonic()
-            done[seed] = checksum
+    def finish(results: dict[int, Result]) -> None:
+        nonlocal last
+        last = time.monotonic()
+        for seed, result in results.items():
+            if isinstance(result, RunFailure):
+                tasks.failures[f"teacher seed-{seed}"] = result
+                continue
+            done[seed] = result
             if then is not None:
-                then(tasks, seed, checksum)
-
-        return finished_member
+                then(tasks, seed, result)
 
     needs = cluster.needs(teachers.cpus, teachers.gpus)
+    size, least = decide(run, len(todo), needs, bars) if todo else (1, 1)
     tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
     if then is not None:
         for seed, checksum in list(done.items()):
             then(tasks, seed, checksum)
-    for seed in teachers.seeds:
-        if seed not in done:
-            tasks.submit(
-                f"teacher seed-{seed}",
-                train_member,
-                folders[seed],
-                stop_file(run.folder),
-                recipe,
-                run.dataset,
-                seed,
-                fingerprint(run, seed),
-                needs.gpus,
-                needs=needs,
-                retries=teachers.retries,
-                done=finish(seed),
-            )
+    for pack in packs(todo, size, least):
+        tasks.submit(
+            ("teacher " if len(pack) == 1 else "teachers ") + " ".join(f"seed-{member.seed}" for member in pack),
+            train_members,
+            pack,
+            stop_file(run.folder),
+            recipe,
+            run.dataset,
+            needs.gpus,
+            needs=needs,
+            retries=teachers.retries,
+            done=finish,
+        )
     if beside is None:
         tasks.run()
     else:

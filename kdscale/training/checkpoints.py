@@ -9,7 +9,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from kdscale.files import read_json, write_json
-from kdscale.training.engine import Engine
+from kdscale.training.engine import Trained
 
 LATEST = "latest.json"
 
@@ -20,29 +20,34 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def restore(self, engine: Engine) -> int:
+    @property
+    def step(self) -> int:
+        """The number of steps behind the latest checkpoint; 0 if there is none."""
+        return int((read_json(self.folder / LATEST) or {"step": 0})["step"])
+
+    def restore(self, model: Trained) -> int:
         """Load the latest checkpoint, if any; the number of steps that it has behind it."""
         latest = read_json(self.folder / LATEST)
         if latest is None:
             return 0
-        engine.load(self.folder / latest["folder"])
+        model.load(self.folder / latest["folder"])
         return int(latest["step"])
 
-    def save(self, engine: Engine, step: int) -> None:
+    def save(self, model: Trained, step: int) -> None:
         """Save after `step` steps; returns when the checkpoint is the latest. Every rank calls it."""
         name = f"step-{step:09d}"
-        if engine.rank == 0:
+        if model.rank == 0:
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        _meet(engine)
-        engine.save(self.folder / name)
-        _meet(engine)
-        if engine.rank == 0:
+        _meet(model)
+        model.save(self.folder / name)
+        _meet(model)
+        if model.rank == 0:
             write_json(self.folder / LATEST, {"step": step, "folder": name})
             for old in self.folder.iterdir():
                 if old.is_dir() and old.name != name:
                     shutil.rmtree(old, ignore_errors=True)
 
 
-def _meet(engine: Engine) -> None:
-    if engine.world > 1:
+def _meet(model: Trained) -> None:
+    if model.world > 1:
         dist.barrier()

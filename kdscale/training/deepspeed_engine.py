@@ -8,6 +8,7 @@ loader: nothing in them is ever unpickled beyond tensors and three plain DeepSpe
 import copy
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from kdscale.data.batches import Batch
 from kdscale.errors import UserError
 from kdscale.recipe import Student
-from kdscale.training.engine import in_format, place
+from kdscale.training.engine import in_format, place, reseed
 from kdscale.training.objectives import Losses, Objective
 
 _TAG = "state"
@@ -151,6 +152,13 @@ class DeepSpeedEngine:
             self.engine.enable_backward_allreduce = False  # a copy to and fro, with nobody to reduce with
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}
         self.dtype = next((dtype for key, dtype in low.items() if _enabled(config, key)), torch.float32)
+
+    @property
+    def models(self) -> "tuple[DeepSpeedEngine]":
+        return (self,)
+
+    def seed(self, seeds: Sequence[int]) -> None:
+        reseed(seeds[0], self.device)
 
     def step(self, batch: Batch, objective: Objective, lr: float) -> Losses:
         if self.sets_rate:

@@ -4,6 +4,7 @@ The DeepSpeed engine for students is in `deepspeed_engine`; both update weights 
 their whole state into a folder.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,16 +16,11 @@ from kdscale.data.batches import Batch
 from kdscale.training.objectives import Losses, Objective
 
 
-class Engine(Protocol):
-    """One rank's share in training one model."""
+class Trained(Protocol):
+    """One rank's share in a model that is being trained, as its checkpoints see it."""
 
     rank: int
     world: int
-    device: torch.device
-
-    def step(self, batch: Batch, objective: Objective, lr: float) -> Losses:
-        """Update by this rank's share of a global batch; the losses are this rank's own."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs; every rank calls it, each with the same folder."""
@@ -34,6 +30,25 @@ class Engine(Protocol):
 
     def weights(self) -> dict[str, Tensor]:
         """The model's whole float32 state on the CPU; every rank calls it."""
+        ...
+
+
+class Engine(Protocol):
+    """One rank's share in training one model, or several that are packed."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def models(self) -> Sequence[Trained]: ...
+
+    def seed(self, seeds: Sequence[int]) -> None:
+        """Whatever is random in the next step follows from these, one for each model."""
+        ...
+
+    def step(self, batch: Batch, objective: Objective, lr: float) -> Losses:
+        """Update by this rank's share of a global batch; the losses are this rank's own, (N,) for N packed models."""
         ...
 
 
@@ -59,6 +74,13 @@ class TorchEngine:
         self.autocast = precision == "bfloat16"
         self.max_norm = max_norm
 
+    @property
+    def models(self) -> "tuple[TorchEngine]":
+        return (self,)
+
+    def seed(self, seeds: Sequence[int]) -> None:
+        reseed(seeds[0], self.device)
+
     def step(self, batch: Batch, objective: Objective, lr: float) -> Losses:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             logits = self.model(in_format(batch.x, self.format))
@@ -73,31 +95,51 @@ class TorchEngine:
         return losses
 
     def save(self, folder: Path) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, parameter in self._trained():
-            tensors.update({f"{kind}.{name}": t for kind, t in self.optimizer.state[parameter].items()})
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        save_state(folder, self.model.state_dict(), self._trained(), self.optimizer)
 
     def load(self, folder: Path) -> None:
-        tensors = load_file(folder / "state.safetensors", device=str(self.device))
-        own = self.model.state_dict()
-        for name, tensor in own.items():
-            tensor.copy_(tensors[f"model.{name}"])
-        for name, parameter in self._trained():
-            if f"step.{name}" not in tensors:
-                continue  # never had a gradient
-            self.optimizer.state[parameter] = {
-                "step": tensors[f"step.{name}"],
-                "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]),
-                "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]),
-            }
+        load_state(folder, self.model.state_dict(), self._trained(), self.optimizer, self.device)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def weights(self) -> dict[str, Tensor]:
         return {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
+
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def save_state(
+    folder: Path, tensors: dict[str, Tensor], trained: NamedParameters, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write a model's tensors and what the optimiser keeps of its trained parameters."""
+    tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    for name, parameter in trained:
+        tensors.update({f"{kind}.{name}": t for kind, t in optimizer.state[parameter].items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+
+
+def load_state(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    trained: NamedParameters,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> None:
+    """Read what `save_state` wrote, into a model's own tensors."""
+    saved = load_file(folder / "state.safetensors", device=str(device))
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[f"model.{name}"])
+    for name, parameter in trained:
+        if f"step.{name}" not in saved:
+            continue  # never had a gradient
+        optimizer.state[parameter] = {
+            "step": saved[f"step.{name}"],
+            "exp_avg": torch.empty_like(parameter).copy_(saved[f"exp_avg.{name}"]),
+            "exp_avg_sq": torch.empty_like(parameter).copy_(saved[f"exp_avg_sq.{name}"]),
+        }
 
 
 def use_device(cpus: int, gpus: float) -> torch.device:
@@ -109,6 +151,17 @@ def use_device(cpus: int, gpus: float) -> torch.device:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed what draws on the CPU and on a device.
+
+    `torch.manual_seed` does the same for every kind of device that torch knows, and for each that is not there it
+    notes who asked, which takes longer than a small model's step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def place(model: nn.Module, device: torch.device) -> torch.memory_format:
@@ -127,11 +180,19 @@ def in_format(x: Tensor, wanted: torch.memory_format) -> Tensor:
     return x.contiguous(memory_format=wanted) if wanted == torch.channels_last and x.dim() == 4 else x
 
 
-@torch.no_grad()
+BOUNDED = (nn.Linear, nn.Conv2d)
+"""Layers whose weights a norm bound applies to."""
+
+
 def bound_norms(model: nn.Module, most: float) -> None:
     """Scale down the incoming weights of each unit whose Euclidean norm exceeds `most` (Hinton et al. 2012)."""
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            weight = module.weight
-            norms = weight.flatten(1).norm(dim=1).clamp_min(1e-12)
-            weight.mul_((most / norms).clamp_max(1.0).view(-1, *[1] * (weight.dim() - 1)))
+        if isinstance(module, BOUNDED):
+            bound_norm(module.weight, most)
+
+
+@torch.no_grad()
+def bound_norm(weight: Tensor, most: float) -> None:
+    """The same for one layer's weights, (units, ...)."""
+    norms = weight.flatten(1).norm(dim=1).clamp_min(1e-12)
+    weight.mul_((most / norms).clamp_max(1.0).view(-1, *[1] * (weight.dim() - 1)))

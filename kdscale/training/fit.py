@@ -1,12 +1,15 @@
 """The fit loop: the only one. Teachers, students, controls and specialists differ in engine, batches and objective.
 
+It trains one model, or several that an engine has packed: these take their steps together, and each has a seed,
+checkpoints and a record of its own.
+
 Everything random in a step is a function of (seed, step, rank), and so are the batches and the learning rate;
 hence a job that is killed and resumed ends in the same weights as an undisturbed one.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +37,11 @@ LOOK_EVERY = 2.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how fast, from which seed."""
+    """How long and how fast."""
 
     steps: int
     steps_per_epoch: float
     settings: Training
-    seed: int
 
     @property
     def log_every(self) -> int:
@@ -50,35 +52,48 @@ class Plan:
         return max(1, round(self.settings.checkpoint_epochs * self.steps_per_epoch))
 
 
+@dataclass
+class Job:
+    """One model's own part in a training."""
+
+    seed: int
+    """Of whatever is random in its steps."""
+    checkpoints: Checkpoints
+    tracker: Callable[[int], JobTracker]
+    """Opens the record, given the step it resumes from; called on rank 0 alone."""
+    status: Status
+    failure: RunFailure | None = None
+    """Why it was given up, where others that are packed with it went on."""
+
+
 def fit(
     engine: Engine,
     batches: Callable[[int], Batch],
     objective: Objective,
     plan: Plan,
-    checkpoints: Checkpoints,
-    tracker: Callable[[int], JobTracker],
-    status: Status,
+    jobs: Sequence[Job],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train from the latest checkpoint to the end of the plan.
 
     Args:
         batches: this rank's share of the global batch of a step.
-        tracker: opens the job's record, given the step it resumes from; called on rank 0 alone.
+        jobs: one for each of the engine's models, all with the same number of steps behind them. One whose loss is no longer
+            finite is given up, says so in its `failure`, and leaves no further trace.
         should_stop: asked at every log point; any rank's yes saves a checkpoint and ends all.
 
     Raises:
         Stopped: asked to stop; a checkpoint was saved.
-        RunFailure: the loss is no longer finite.
+        RunFailure: no job is left with a finite loss.
     """
-    start = checkpoints.restore(engine)
-    record = tracker(start) if engine.rank == 0 else None
+    (start,) = {job.checkpoints.restore(model) for job, model in zip(jobs, engine.models, strict=True)}
+    records = _Records(engine, jobs, plan, start)
     meter = Meter(engine)
     settings = plan.settings
     clock, look = time.monotonic(), start + 1
     try:
         for step in range(start, plan.steps):
-            torch.manual_seed(derive(plan.seed, "step", step, engine.rank))
+            engine.seed([derive(job.seed, "step", step, engine.rank) for job in jobs])
             lr = learning_rate(step, plan.steps, settings.lr, settings.schedule, settings.warmup)
             meter.add(engine.step(batches(step), objective, lr))
             done = step + 1
@@ -89,33 +104,72 @@ def fit(
             seconds = (time.monotonic() - clock) / (done - start)
             stop, seconds = meter.agree(should_stop(), seconds)
             look = done + max(1, min(plan.log_every, round(LOOK_EVERY / max(seconds, 1e-9))))
-            if not row:
-                if stop:
-                    checkpoints.save(engine, done)
-                    raise Stopped(f"saved after step {done}")
-                status.update(step=done, steps=plan.steps, epoch=round(done / plan.steps_per_epoch, 3))
-                continue
-            means = meter.means()
-            if not math.isfinite(means["loss"]):
-                raise RunFailure(
-                    f"the loss is {means['loss']} after step {done} of {plan.steps} (seed {plan.seed}); "
-                    "lower the learning rate or look for bad samples"
-                )
-            epoch = done / plan.steps_per_epoch
-            if record is not None:
-                record.log(done, epoch=round(epoch, 6), lr=lr, **means)
-            rate = round(1 / max(seconds, 1e-9), 2)
-            status.update(step=done, steps=plan.steps, epoch=round(epoch, 3), loss=means["loss"], rate=rate)
+            if row:
+                records.log(done, lr, meter.means(), seconds)
+            else:
+                records.report(done)
             if save or (stop and done < plan.steps):
-                checkpoints.save(engine, done)
+                records.save(done)
             if stop and done < plan.steps:
                 raise Stopped(f"saved after step {done}")
     except BaseException:
-        if record is not None:
-            record.close(exit_code=1)
+        records.close(exit_code=1)
         raise
-    if record is not None:
-        record.close()
+    records.close()
+
+
+class _Records:
+    """What the jobs of a training leave behind: rows, status and checkpoints, each job's in its own place."""
+
+    def __init__(self, engine: Engine, jobs: Sequence[Job], plan: Plan, start: int):
+        self.engine, self.jobs, self.plan = engine, jobs, plan
+        self._open = {i: job.tracker(start) for i, job in enumerate(jobs)} if engine.rank == 0 else {}
+
+    def log(self, done: int, lr: float, means: list[dict[str, float]], seconds: float) -> None:
+        """Add a row to each job, and give up those whose loss is no longer finite.
+
+        Raises:
+            RunFailure: none is left.
+        """
+        epoch = done / self.plan.steps_per_epoch
+        for i, values in enumerate(means):
+            job = self.jobs[i]
+            if job.failure is not None:
+                continue
+            if not math.isfinite(values["loss"]):
+                self._give_up(i, values["loss"], done)
+                continue
+            if i in self._open:
+                self._open[i].log(done, epoch=round(epoch, 6), lr=lr, **values)
+            self.report(done, i, loss=values["loss"], rate=round(1 / max(seconds, 1e-9), 2))
+        if not self._left():
+            raise next(job.failure for job in self.jobs if job.failure is not None)
+
+    def report(self, done: int, only: int | None = None, **fields: float) -> None:
+        """Say how far the jobs are, or one of them."""
+        epoch = round(done / self.plan.steps_per_epoch, 3)
+        for i in self._left() if only is None else [only]:
+            self.jobs[i].status.update(step=done, steps=self.plan.steps, epoch=epoch, **fields)
+
+    def save(self, done: int) -> None:
+        for i in self._left():
+            self.jobs[i].checkpoints.save(self.engine.models[i], done)
+
+    def close(self, exit_code: int = 0) -> None:
+        while self._open:
+            self._open.popitem()[1].close(exit_code)
+
+    def _left(self) -> list[int]:
+        return [i for i, job in enumerate(self.jobs) if job.failure is None]
+
+    def _give_up(self, i: int, loss: float, done: int) -> None:
+        job = self.jobs[i]
+        job.failure = RunFailure(
+            f"the loss is {loss} after step {done} of {self.plan.steps}; lower the learning rate or look for bad samples"
+        )
+        job.status.update(state="failed", step=done, error=str(job.failure))
+        if i in self._open:
+            self._open.pop(i).close(exit_code=1)
 
 
 class Meter:
@@ -131,21 +185,22 @@ class Meter:
             self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach().clone()
         self._count += 1
 
-    def means(self) -> dict[str, float]:
-        """The means since the last call, over steps and ranks."""
+    def means(self) -> list[dict[str, float]]:
+        """The means since the last call over steps and ranks, of each model."""
         names = sorted(self._sums)
-        values = torch.stack([self._sums[name].double() / self._count for name in names])
+        values = torch.stack([self._sums[name].double().reshape(-1) / self._count for name in names])
         self._sums, self._count = {}, 0
-        return dict(zip(names, self._over_ranks(values), strict=True))
+        each = self._over_ranks(values.T.contiguous())
+        return [dict(zip(names, model, strict=True)) for model in each]
 
     def agree(self, stop: bool, seconds: float) -> tuple[bool, float]:
         """Whether any rank was asked to stop, and the mean of the ranks' seconds a step."""
         values = torch.tensor([float(stop), seconds], dtype=torch.float64, device=self.engine.device)
-        stops, mean = self._over_ranks(values)
+        ((stops, mean),) = self._over_ranks(values[None])
         return stops > 0, mean
 
-    def _over_ranks(self, values: Tensor) -> list[float]:
+    def _over_ranks(self, values: Tensor) -> list[list[float]]:
         if self.engine.world > 1:
             dist.all_reduce(values)
             values /= self.engine.world
-        return list(map(float, values.tolist()))
+        return [list(map(float, row)) for row in values.tolist()]

@@ -24,8 +24,12 @@ Objective = Callable[[Tensor, Batch], Losses]
 
 
 def hard(logits: Tensor, batch: Batch) -> Losses:
-    """Cross-entropy with the labels."""
-    loss = F.cross_entropy(logits.float(), batch.y)
+    """Cross-entropy with the labels; for a packed batch, (N, B, C) logits and (N, B) labels, one for each of N members."""
+    if logits.dim() == 3:
+        each = F.cross_entropy(logits.float().flatten(0, 1), batch.y.flatten(), reduction="none")
+        loss = each.view(batch.y.shape).mean(1)
+    else:
+        loss = F.cross_entropy(logits.float(), batch.y)
     return {"loss": loss, "hard": loss.detach()}
 
 

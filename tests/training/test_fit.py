@@ -17,7 +17,7 @@ from kdscale.tracking.status import Status
 from kdscale.training import objectives
 from kdscale.training.checkpoints import Checkpoints
 from kdscale.training.engine import TorchEngine, bound_norms
-from kdscale.training.fit import Plan, fit
+from kdscale.training.fit import Job, Plan, fit
 
 CPU = torch.device("cpu")
 
@@ -58,15 +58,22 @@ def train(
             raise Killed
         return batches(step)
 
-    plan = Plan(order.steps(settings.epochs), order.samples / 8, settings, 11)
+    plan = Plan(order.steps(settings.epochs), order.samples / 8, settings)
     fit(
         engine,
         killing,
         objectives.hard,
         plan,
-        Checkpoints(folder / "checkpoints"),
-        lambda step: JobTracker(folder, "teachers", "t", step, wandb=WandB(), group="g", group_id="g", config={}),
-        Status(folder),
+        [
+            Job(
+                11,
+                Checkpoints(folder / "checkpoints"),
+                lambda step: JobTracker(
+                    folder, "teachers", "t", step, wandb=WandB(), group="g", group_id="g", config={}
+                ),
+                Status(folder),
+            )
+        ],
         stop,
     )
     return engine.weights()
