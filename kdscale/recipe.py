@@ -125,10 +125,18 @@ class Teachers(Training):
     """Upper bound of the norm of each unit's incoming weights, after every step."""
     views: ViewSpec = ViewSpec()
     """Augmentation while training; it follows the member's seed."""
-    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    pack: int | str = "auto"
     """Members that share a process and take their steps together; 1 trains each alone, auto measures once what is faster."""
     retries: int = Field(2, ge=0)
     """How often a member is started again after a crash before it is reported as failed."""
+
+    @model_validator(mode="after")
+    def _pack_is_known(self) -> "Teachers":
+        if self.pack != "auto" and (isinstance(self.pack, str) or self.pack < 1):
+            raise ValueError(
+                f"pack: is {self.pack}; give the number of members that share a process, 1 for none, or auto"
+            )
+        return self
 
     @property
     def seeds(self) -> list[int]:

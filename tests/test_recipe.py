@@ -65,6 +65,8 @@ def test_a_bare_off_is_a_mode_and_not_false(write) -> None:
         ("student.workers=3", "does not divide data.lanes"),
         ("student.seeds=[1, 1]", "each student needs its own seed"),
         ("fusion=best", "fusion"),
+        ("teachers.pack=0", "teachers.pack: is 0; give the number of members"),
+        ("teachers.pack=some", "teachers.pack: is some; give the number of members"),
         ("teachers.count", "not of the form section.field=value"),
         ("teachers.count.x=1", "count is a value, not a section"),
     ],

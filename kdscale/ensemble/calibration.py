@@ -1,10 +1,11 @@
-"""How fast members train alone and in packs of several sizes, measured for about a second: behind ``teachers.pack: auto``.
+"""How fast members train alone and in packs of several sizes, measured in about a second: behind ``teachers.pack: auto``.
 
 The steps are real ones, of the recipe's own model, batch size, views and precision; only the samples are made up, so that
 no shard is read before it is known who needs it.
 """
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +23,14 @@ from kdscale.seeds import derive
 from kdscale.training import objectives
 from kdscale.training.engine import use_device
 
-SECONDS = 1.0
+SECONDS = 0.6
 """About as long a calibration takes, beside building the models."""
-ROUNDS = 10
-"""At most; every size takes its turn in each."""
+ROUNDS = 2
+"""Every size takes its turn in each. A turn is many steps: its first half finds in the caches and in the allocator what
+the size before left there, and is not counted."""
 LARGEST = 32
 """Members in a pack at most: beyond, nothing more is saved."""
-GAIN = 1.05
+GAIN = 1.1
 """So much faster must packs be, lest noise decide."""
 
 
@@ -46,25 +48,33 @@ def measure(recipe: Recipe, dataset_folder: Path, tried: Sequence[int], gpus: fl
     device = use_device(teachers.cpus, gpus)
     manifest = Manifest.load(dataset_folder)
     steps: dict[int, Callable[[], None]] = {}
-    taken: dict[int, float] = {}
-    begun = math.inf
+    begun, longest = math.inf, 0.0
     for size in tried:
-        if time.perf_counter() - begun + sum(taken.values()) > SECONDS:
+        if time.perf_counter() - begun + 2 * ROUNDS * longest > SECONDS:
             break
         step = _step(recipe, manifest, size, device)
         try:
             step()
         except UserError:
             break
-        steps[size] = step
         begun = min(begun, time.perf_counter())  # torch loads much when it takes its first step
-        taken[size] = _seconds(step, device)
+        longest = _seconds(step, device)
+        steps[size] = step
+    left = max(0.0, SECONDS - (time.perf_counter() - begun))
+    taken: dict[int, list[float]] = {size: [] for size in steps}
     for _ in range(ROUNDS):
-        if time.perf_counter() - begun > SECONDS:
-            break
         for size, step in steps.items():
-            taken[size] = min(taken[size], _seconds(step, device))
-    return taken
+            taken[size] += _turn(step, device, left / ROUNDS / len(steps))
+    return {size: statistics.median(seconds) for size, seconds in taken.items()}
+
+
+def _turn(step: Callable[[], None], device: torch.device, seconds: float) -> list[float]:
+    """What the steps of a turn took, of its second half."""
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < 2 or time.perf_counter() < end:
+        taken.append(_seconds(step, device))
+    return taken[len(taken) // 2 :]
 
 
 def best(seconds: Mapping[int, float], members: int, places: int) -> int:
@@ -73,7 +83,7 @@ def best(seconds: Mapping[int, float], members: int, places: int) -> int:
     def all_through(size: int) -> float:
         count = max(math.ceil(members / size), min(members, places))
         each = math.ceil(members / count)
-        return math.ceil(count / places) * seconds[size] * each / size
+        return math.ceil(count / places) * seconds[min(tried for tried in seconds if tried >= each)]
 
     fastest = min(seconds, key=all_through)
     return fastest if all_through(fastest) * GAIN < all_through(1) else 1

@@ -18,7 +18,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from kdscale.data.batches import Batch
 from kdscale.ensemble.stacking import Draws, Forward, Products, Vectorised, is_chain
@@ -147,24 +146,28 @@ class Stacked:
         """
         assert self._alone is not None
         before = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        models, self._alone = self._alone, None
+        cast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+        expected = []
+        for i, model in enumerate(models):
+            samples = in_format(x[i], place(model, self.device))
+            model.load_state_dict(self.models[i].tensors())
+            reseed(self._seeds[i], self.device)
+            with cast:
+                expected.append(model(samples))
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                draws = Draws(self._alone[0], x[0])
+            with cast:
+                draws = Draws(models[0], x[0])
             together = self._logits(draws, x)
         except Exception as error:
             raise _refusal((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
-        for i, model in enumerate(self._alone):
-            own = {name: buffer[i].clone() for name, buffer in before.items()}
-            reseed(self._seeds[i], self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                state = {**{name: slices[i] for name, slices in self.slices.items()}, **own}
-                alone = functional_call(model, state, (in_format(x[i], place(model, self.device)),))
-            pairs = [(together[i], alone), *((self.buffers[name][i], buffer) for name, buffer in own.items())]
+        for i, model in enumerate(models):
+            pairs = [(together[i], expected[i])]
+            pairs += [(self.buffers[name][i], buffer) for name, buffer in model.named_buffers()]
             if not all(_close(a, b, 0.1 if self.autocast else 1e-3) for a, b in pairs):
                 raise _refusal("it computes something else when it is stacked")
         for name, buffer in self.buffers.items():
             buffer.copy_(before[name])
-        self._alone = None
         return draws
 
 
@@ -180,15 +183,16 @@ class _Member:
         """The stacked tensor behind each name of the state: tied weights have two names."""
 
     def save(self, folder: Path) -> None:
-        save_state(folder, self._tensors(), self._trained(), self.stack.optimizer)
+        save_state(folder, self.tensors(), self._trained(), self.stack.optimizer)
 
     def load(self, folder: Path) -> None:
-        load_state(folder, self._tensors(), self._trained(), self.stack.optimizer, self.stack.device)
+        load_state(folder, self.tensors(), self._trained(), self.stack.optimizer, self.stack.device)
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: t.cpu().clone().contiguous() for name, t in self._tensors().items()}
+        return {name: t.cpu().clone().contiguous() for name, t in self.tensors().items()}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, as views of the stack."""
         stack = {**self.stack.parameters, **self.stack.buffers}
         return {name: stack[own].detach()[self.index] for name, own in self.names.items()}
 
@@ -236,5 +240,6 @@ def _bounded(model: nn.Module) -> list[str]:
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    scale = float(b.double().abs().max()) if b.numel() else 0.0
+    finite = b.double()[b.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
     return bool(torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance * scale, equal_nan=True))

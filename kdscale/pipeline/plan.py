@@ -146,7 +146,7 @@ def _rounds(run: Run, members: int, at_once: int, whole: bool) -> float:
     """
     kept = packs.recorded(run) if whole else None
     pack = run.recipe.teachers.pack
-    size = kept["size"] if kept else 1 if pack == "auto" else pack
+    size = int(kept["size"] if kept else 1 if pack == "auto" else pack)
     count = max(math.ceil(members / size), min(members, at_once) if pack == "auto" else 0)
     times = (kept or {}).get("milliseconds", {})
     gain = times["1"] * size / times[str(size)] if times else 1.0

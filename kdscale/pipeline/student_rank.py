@@ -157,7 +157,10 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
 def _still_holds(run: Run, job_folder: Path, store: str) -> bool:
     """Whether what a job reads is what it has read so far: the store, and the weights of every member."""
     reads: dict[str, Any] = read_json(job_folder / "reads.json") or {}
-    read_so_far = [reads.get("members", {}), *(read_json(path) or {} for path in (job_folder / "members").rglob("*.json"))]
+    read_so_far = [
+        reads.get("members", {}),
+        *(read_json(path) or {} for path in (job_folder / "members").rglob("*.json")),
+    ]
     ensemble = logits.ensemble(run)
     return reads.get("store") == store and all(
         ensemble.get(name, checksum) == checksum for members in read_so_far for name, checksum in members.items()

@@ -104,7 +104,7 @@ class TorchEngine:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
+        return _untied({name: t.detach().cpu() for name, t in self.model.state_dict().items()})
 
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -118,7 +118,18 @@ def save_state(
     for name, parameter in trained:
         tensors.update({f"{kind}.{name}": t for kind, t in optimizer.state[parameter].items()})
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+    save_file(_untied(tensors), folder / "state.safetensors")
+
+
+def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors that share no memory, as safetensors wants them: tied weights have several names."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        whole = tensor.contiguous()
+        apart[name] = whole.clone() if whole.data_ptr() in seen else whole
+        seen.add(whole.data_ptr())
+    return apart
 
 
 def load_state(

@@ -3,6 +3,7 @@
 KDSCALE_KILLS sets how many moments are tried; `make soak` tries a hundred.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.place import write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +79,49 @@ def test_a_worker_that_is_killed_is_replaced_and_goes_on(finished, place, patter
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert numbers(hurt.run) == numbers(finished.run)
+
+
+def latest(run: Path) -> dict[str, int]:
+    """Steps behind each member's last checkpoint."""
+    return {p.parts[-4]: json.loads(p.read_text())["step"] for p in run.glob("teachers/*/checkpoints/*/latest.json")}
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in run.glob("teachers/*/weights.safetensors")}
+
+
+def test_a_killed_pack_goes_on_as_it_is_or_otherwise_and_ends_in_the_same_bytes(place, tmp_path: Path) -> None:
+    """Packs of 3, of 2, one by one: after each kill the members are shared out anew, as they were left."""
+    longer = {"teachers": {"epochs": 40, "checkpoint_epochs": 1}}
+    (tmp_path / "alone").mkdir()
+    alone, hurt = write_recipe(tmp_path / "alone", longer), place(**longer)
+    alone.kdscale("teachers", "tiny.yaml", "teachers.pack=1")
+    for pack in (3, 2):
+        before = latest(hurt.run)
+        process = hurt.start("teachers", "tiny.yaml", f"teachers.pack={pack}")
+        wait_for(lambda before=before: len(latest(hurt.run)) == 3 and latest(hurt.run) != before)
+        process.send_signal(signal.SIGKILL)
+        for status in hurt.run.glob("teachers/*/status.json"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+        process.communicate()
+        assert json.loads((hurt.run / "teachers" / "pack.json").read_text())["size"] == pack
+        assert not weights(hurt.run)
+    hurt.kdscale("teachers", "tiny.yaml", "teachers.pack=1")
+    assert weights(hurt.run) == weights(alone.run)
+    seen = json.loads(hurt.kdscale("status", "runs/tiny", "--json")[0])
+    assert [(job["job"], job["state"]) for job in seen["jobs"]] == [(f"seed-{seed}", "done") for seed in range(3)]
+
+
+def test_a_killed_worker_of_a_pack_is_replaced(finished, place) -> None:
+    hurt = place()
+    process = hurt.start("teachers", "tiny.yaml", "teachers.pack=3")
+    status = hurt.run / "teachers" / "seed-1" / "status.json"
+    wait_for(lambda: status.exists() and len(latest(hurt.run)) == 3)
+    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert weights(hurt.run) == weights(finished.run)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def recipe(**changes: object) -> Recipe:
         {"data__views": {"jitter": 1}},
         {"teachers__count": 7},
         {"teachers__cpus": 2},
+        {"teachers__pack": 3},
         {"teachers__checkpoint_epochs": 0.5},
         {"cluster__cpus": 1},
         {"evaluate__bins": 10},
