@@ -165,7 +165,7 @@ def _ours(lab: Lab, quick: bool) -> list[Record]:
     found = [_members(lab, codec, temperature) for codec, temperature in kept]
     fused_size = file_bytes(Dense("int8").encode(lab.z[0], np.zeros(0)), None)
     found.append(Record("dense int8, one fused block", "ours", fused_size, fused_size, _fused_int8(lab)))
-    for draws in (1, 3, 24) if quick else (1, 3, 6, 12, 48):
+    for draws in (1, 3, 24) if quick else (1, 3, 6, 12, 48, 200):
         found += _sampled(lab, draws, 1.0)
     for draws in () if quick else (12, 48):
         found += _sampled(lab, draws, 2.0)

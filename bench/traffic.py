@@ -18,8 +18,7 @@ from kdscale.data.dataset import Dataset
 from kdscale.data.importing import import_dataset
 from kdscale.data.order import Order
 from kdscale.ensemble.targets import Targets
-from kdscale.logits.commits import serialize, table_of
-from kdscale.logits.places import Folder
+from kdscale.logits.commits import Listing, table_of
 from kdscale.logits.records import Record, Slot, StoreInfo, block_path
 from kdscale.logits.store import Store
 from kdscale.recipe import Data, ViewSpec
@@ -116,7 +115,7 @@ def scale(options: Options) -> list[Figure]:
     shards, members = (2000, 3) if options.quick else (100_000, 10)
     with tempfile.TemporaryDirectory(dir=".") as name:
         _make_log(Path(name), shards, members)
-        log = next((Path(name) / "log").iterdir())
+        (log,) = (Path(name) / "log").glob("*.arrow")
         found.append(Figure("scale: records in the log", shards * members, "blocks"))
         found.append(Figure("scale: bytes of the log", log.stat().st_size / 1e6, "MB"))
         seen = _in_a_process(name, shards, members)
@@ -141,7 +140,7 @@ def _make_log(folder: Path, shards: int, members: int) -> None:
                 Record.model_construct(**dict(maker), **facts, checksum=checksum, file=block_path(slot, checksum))
             )
         tables.append(table_of(records))
-    Folder(folder).create("log/00000001.arrow", serialize(pa.concat_tables(tables)))
+    store.commits.replace(Listing(pa.concat_tables(tables)))
 
 
 def _in_a_process(folder: str, shards: int, members: int) -> dict[str, float]:

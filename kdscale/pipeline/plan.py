@@ -5,6 +5,7 @@ speed of a short matrix multiplication on this machine, and what starting up and
 """
 
 import math
+import os
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -103,6 +104,10 @@ def make(run: Run, cores: int) -> Plan:
         Step(stage, left[stage], total - left[stage], unit, round(seconds[stage] + START[stage] * bool(left[stage]), 1))
         for stage, (total, unit) in totals.items()
     ]
+    here = not (recipe.cluster.address or os.environ.get("RAY_ADDRESS"))  # else the cores of this machine say nothing
+    follows = recipe.student.quorum is not None and left["teachers"]
+    if here and follows and recipe.student.cpus * ranks + recipe.teachers.cpus > cores:
+        raise student.no_room_beside(f"{cores} CPUs")
     row = logits.row_bytes(recipe, found.classes)
     logits.refuse_too_large(run, row * found.train * left["logits"] / max(1, found.shards))
     return Plan(steps, round(row * found.train * recipe.teachers.count * recipe.logits.views))

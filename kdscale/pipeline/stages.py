@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
-from kdscale.errors import UserError
 from kdscale.files import digest
 from kdscale.pipeline import data, evaluate, logits, packs, report, student, teachers
 from kdscale.pipeline.run import Run
@@ -109,14 +108,9 @@ def preflight(run: Run) -> None:
     cluster.check_fits("a teacher", teacher)
     packs.check(run, teacher.gpus)
     cluster.check_fits("the student", needs, recipe.student.workers)
-    together = needs * recipe.student.workers + teacher
-    follows = recipe.student.quorum is not None and teachers.missing(run)
-    if follows and not together.fits(cluster.capacity()):
-        raise UserError(
-            "student.quorum: a student that follows the members as they come needs room beside one of them, and the "
-            f"cluster has {cluster.capacity().cpus} CPUs and {cluster.capacity().gpus:g} GPUs; lower student.workers, "
-            "or leave student.quorum out"
-        )
+    together, whole = needs * recipe.student.workers + teacher, cluster.capacity()
+    if recipe.student.quorum is not None and teachers.missing(run) and not together.fits(whole):
+        raise student.no_room_beside(f"{whole.cpus} CPUs and {whole.gpus:g} GPUs")
 
 
 def identity(run: Run, stage: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kdscale.errors import UserError
 from kdscale.files import digest
 from kdscale.pipeline import logits, teachers
 from kdscale.pipeline.run import HOW_ONLY, Run
@@ -89,6 +90,18 @@ def placed(recipe: Recipe) -> tuple[Recipe, "Needs"]:
         most = min(ranks, int(cluster.capacity().gpus))
         ranks = max(r for r in range(1, most + 1) if student.workers % r == 0)
     return recipe.model_copy(update={"student": student.model_copy(update={"workers": ranks})}), needs
+
+
+def no_room_beside(there: str) -> UserError:
+    """What to say where a student is to follow the members (`student.quorum`) and the cluster has no room for both.
+
+    Args:
+        there: what the cluster has.
+    """
+    return UserError(
+        "student.quorum: a student that follows the members as they come needs room beside one of them, and the "
+        f"cluster has {there}; lower student.workers, or leave student.quorum out"
+    )
 
 
 def work(run: Run, bars: Bars) -> None:

@@ -77,7 +77,7 @@ def fit(
     """Train from the latest checkpoint to the end of the plan.
 
     Args:
-        batches: this rank's share of the global batch of a step.
+        batches: this rank's share of the global batch of a step; it may raise Stopped instead of waiting for data.
         jobs: one for each of the engine's models, all with the same number of steps behind them. One whose loss is no longer
             finite is given up, says so in its `failure`, and leaves no further trace.
         should_stop: asked at every log point; any rank's yes saves a checkpoint and ends all.
@@ -95,7 +95,15 @@ def fit(
         for step in range(start, plan.steps):
             engine.seed([derive(job.seed, "step", step, engine.rank) for job in jobs])
             lr = learning_rate(step, plan.steps, settings.lr, settings.schedule, settings.warmup)
-            meter.add(engine.step(batches(step), objective, lr))
+            try:
+                batch = batches(step)
+            except Stopped:  # while waiting for data
+                if (
+                    engine.world == 1 and step > start
+                ):  # several ranks cannot meet for it: the others may be in this step
+                    records.save(step)
+                raise
+            meter.add(engine.step(batch, objective, lr))
             done = step + 1
             save = done % plan.checkpoint_every == 0 and done < plan.steps
             row = save or done % plan.log_every == 0 or done == plan.steps

@@ -88,10 +88,10 @@ def test_a_student_follows_its_members_as_they_come_and_a_restart_sees_the_same(
 
 def test_a_live_student_that_leaves_no_room_for_members_is_refused(tmp_path) -> None:
     place = write_recipe(tmp_path, {"cluster": {"cpus": 2}})
-    _, err = place.kdscale("run", "tiny.yaml", "student.quorum=1", code=2)
-    assert "student.quorum: a student that follows the members as they come needs room beside one of them" in sentence(
-        err
-    )
+    for asked in ([], ["--dry-run"]):
+        _, err = place.kdscale("run", "tiny.yaml", "student.quorum=1", *asked, code=2)
+        said = "student.quorum: a student that follows the members as they come needs room beside one of them"
+        assert said in sentence(err)
 
 
 def test_a_store_in_a_bucket_gives_the_same_student(finished, tmp_path, monkeypatch) -> None:

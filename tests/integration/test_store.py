@@ -7,6 +7,8 @@ import shutil
 import pytest
 from support.place import Place, sentence
 
+from kdscale.logits.store import Store
+
 pytestmark = pytest.mark.slow
 
 
@@ -65,6 +67,22 @@ def test_what_is_hurt_is_found_and_mended_alone(copy) -> None:
     assert all(p.stat().st_mtime_ns == t for p, t in kept.items() if str(p.relative_to(store)) not in moved)
     assert list((store / ".quarantine").rglob("*.arrow"))
     assert copy.kdscale("logits", "fsck", "runs/tiny")[0].startswith("0 faults")
+
+
+def test_a_damaged_commit_log_is_named_and_made_again_from_the_blocks(copy) -> None:
+    before, seen = blocks(copy), info(copy)
+    assert Store.open(copy.run / "logits").commits.compact(at_least=1)
+    (log,) = (copy.run / "logits" / "log").glob("*.arrow")
+    damaged = bytearray(log.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    log.write_bytes(damaged)
+    assert "the commit log is damaged" in sentence(copy.kdscale("logits", "info", "runs/tiny", code=2)[1])
+    copy.kdscale("logits", "fsck", "runs/tiny", "--repair")
+    assert copy.kdscale("logits", "fsck", "runs/tiny")[0].startswith("0 faults")
+    assert blocks(copy) == before
+    assert {name: info(copy)[name] for name in ("members", "rows", "shards")} == {
+        name: seen[name] for name in ("members", "rows", "shards")
+    }
 
 
 def test_pruned_and_exported(copy) -> None:

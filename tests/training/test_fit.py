@@ -33,6 +33,8 @@ def train(
     precision: str = "float32",
     kill_at: int | None = None,
     stop=lambda: False,
+    *,
+    stopped_at: int | None = None,
     lr: float = 0.01,
     jitter: int = 1,
 ) -> dict[str, torch.Tensor]:
@@ -56,6 +58,8 @@ def train(
     def killing(step: int):
         if step == kill_at:
             raise Killed
+        if step == stopped_at:
+            raise Stopped("while waiting for logits")
         return batches(step)
 
     plan = Plan(order.steps(settings.epochs), order.samples / 8, settings)
@@ -102,6 +106,15 @@ def test_a_stop_request_saves_and_the_next_call_goes_on(dataset_folder: Path, tm
         train(dataset_folder, tmp_path / "b", stop=lambda: True)
     with pytest.raises(Killed):  # what was saved is the first step, so step 0 is not asked for again
         train(dataset_folder, tmp_path / "b", kill_at=1)
+    resumed = train(dataset_folder, tmp_path / "b")
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
+
+
+def test_a_stop_while_waiting_for_data_saves_all_steps_behind_it(dataset_folder: Path, tmp_path: Path) -> None:
+    undisturbed = train(dataset_folder, tmp_path / "a")
+    with pytest.raises(Stopped):
+        train(dataset_folder, tmp_path / "b", stopped_at=17)
+    assert Checkpoints(tmp_path / "b" / "checkpoints").step == 17
     resumed = train(dataset_folder, tmp_path / "b")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
 
