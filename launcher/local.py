@@ -38,6 +38,7 @@ def connection(cluster: Cluster) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _hush()
     handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own, which would end the command at once
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
@@ -80,6 +81,17 @@ def _knock(address: str) -> None:
         raise UserError(
             f"cluster.address: no Ray answers at {address} ({error.strerror or error}); start one there, or leave the address out"
         ) from None
+
+
+def _hush() -> None:
+    """Keep standard output for what the command itself says.
+
+    Whatever `log_to_driver` says, Ray prints there what its daemons report: of each lost node twenty lines of their log.
+    """
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
 def _python_path() -> str:
