@@ -31,6 +31,7 @@ setup(
     ],
     extras_require={
         "s3": ["obstore>=0.8"],
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3",
@@ -42,6 +43,9 @@ setup(
             "accelerate>=1.1",
             "obstore>=0.8",
             "moto[server]>=5",
+            "onnx>=1.17",
+            "onnxscript>=0.5",
+            "onnxruntime>=1.20",
             "pandas>=2.2",
             "polars>=1",
             "ruff",

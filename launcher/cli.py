@@ -210,12 +210,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show what a run has done and is doing."""
-    from kdscale import recipe
     from kdscale.pipeline.overview import overview
 
-    if run.is_file():
-        run = Path("runs") / recipe.load(run).name
-    seen = overview(run)
+    seen = overview(_run_folder(run))
     if as_json:
         print(json.dumps(seen))
         return
@@ -230,6 +227,43 @@ def status(
             f"  {job['job']:<18}{job['state']:<9}step {job.get('step', 0)} of {job.get('steps', '?')}"
             f", epoch {job.get('epoch', 0)}{loss} on {job.get('node')}{left}"
         )
+
+
+@app.command(epilog="Example: kdscale export runs/quickstart student --to onnx")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the recipe of one in runs/.")],
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="student, control, student-seed-3, or a member such as seed-0.")
+    ] = "student",
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="safetensors, onnx or torch-export.")] = "onnx",
+    out: Annotated[Path | None, typer.Option("--out", help="The file; RUN/export/MODEL by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a finished model into one file that is ready to be served, and run it on the test split."""
+    from kdscale.export.formats import FORMATS
+    from kdscale.pipeline.exporting import export as write
+    from kdscale.pipeline.run import Run, load_recipe
+
+    chosen = next((known for known in FORMATS if known == to), None)
+    if chosen is None:
+        raise UserError(f"--to {to}: no such format; take {', '.join(FORMATS)}")
+    folder = _run_folder(run)
+    made = write(Run(folder.resolve(), load_recipe(folder)), model, chosen, out)
+    if as_json:
+        seen = {"path": str(made.path), "bytes": made.bytes, "samples": made.samples, "same": made.same}
+        print(json.dumps({**seen, "difference": made.difference, "about": made.about.model_dump(mode="json")}))
+        return
+    print(
+        f"{made.path}: {made.bytes / 1e6:.2f} MB; on {made.samples} test samples its logits differ from the trained "
+        f"model's by at most {made.difference:.1g}, {made.same} of {made.samples} have the same class"
+    )
+
+
+def _run_folder(run: Path) -> Path:
+    """A run directory as it was given, or that of a recipe."""
+    from kdscale import recipe
+
+    return Path("runs") / recipe.load(run).name if run.is_file() else run
 
 
 def _advance(

@@ -1,0 +1,1 @@
+"""Finished models as files that are served: raw samples in, logits out, with all that is needed to make sense of both."""
