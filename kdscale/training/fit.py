@@ -87,6 +87,8 @@ def fit(
         NotFinite: no job is left with a finite loss.
     """
     (start,) = {job.checkpoints.restore(model) for job, model in zip(jobs, engine.models, strict=True)}
+    for job in jobs:
+        job.status.update(state="running", resumed=start, step=start, steps=plan.steps)
     records = _Records(engine, jobs, plan, start)
     meter = Meter(engine)
     settings = plan.settings
