@@ -29,9 +29,9 @@ class Net(nn.Sequential):
 
     def forward(self, x):
         self.steps += 1
-        if self.fails and self.steps > 100 and self.how == "raise":
+        if self.fails and self.steps > 20 and self.how == "raise":
             raise LookupError("this network has had enough")
-        if self.fails and self.steps > 100 and self.how == "crash":
+        if self.fails and self.steps > 20 and self.how == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 
