@@ -6,36 +6,54 @@ recipes and leave their results in the run directory.
 
 import heapq
 import itertools
+import socket
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    ActorUnschedulableError,
+    LocalRayletDiedError,
     NodeDiedError,
+    ObjectLostError,
     OutOfMemoryError,
     RayTaskError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from kdscale.errors import RunFailure, Stopped, UserError
+from kdscale.errors import RunFailure, Stopped, UserError, in_a_line
 
 
 class LostRank(Exception):
     """The peers of a rank failed and it gave no sign itself: its node is gone, and Ray has not noticed yet."""
 
 
-CRASHES = (LostRank, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ActorDiedError, ActorUnavailableError)
-"""A process or node is gone: try again elsewhere. Whatever else is raised would only be raised again."""
+CRASHES = (
+    LostRank,
+    WorkerCrashedError,
+    NodeDiedError,
+    LocalRayletDiedError,
+    OutOfMemoryError,
+    ObjectLostError,
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    TaskUnschedulableError,
+)
+"""A process or node is gone: try again elsewhere. What a job itself raises is left to whoever submitted it."""
 POLL = 0.25
 PATIENCE = 30.0
 """Seconds given to a rank to say why its peers failed, and to a node to come back before needs are called too large."""
 Tick = Callable[[], None]
+Placement = Literal["spread", "pack"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +79,41 @@ def capacity() -> Needs:
     return Needs(int(resources.get("CPU", 0)), resources.get("GPU", 0.0))
 
 
+def nodes() -> dict[str, Needs]:
+    """What each node has, by Ray's id of it."""
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return {name: Needs(int(has.get("CPU", 0)), has.get("GPU", 0.0)) for name, has in alive.items()}
+
+
 def largest_node() -> Needs:
     """What the best single node has, in each respect."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Needs(
-        int(max((node.get("CPU", 0) for node in nodes), default=0)),
-        max((node.get("GPU", 0.0) for node in nodes), default=0.0),
-    )
+    every = nodes().values()
+    return Needs(max((has.cpus for has in every), default=0), max((has.gpus for has in every), default=0.0))
+
+
+def fullest(whole: dict[str, Needs], sent: dict[str, Needs], wanted: Needs) -> str | None:
+    """Of the nodes that have room, the one in use with the least of it; else the largest; None if none has."""
+    left = {
+        name: (has.gpus - taken.gpus, has.cpus - taken.cpus)
+        for name, has in whole.items()
+        if (wanted + (taken := sent.get(name, Needs(0, 0)))).fits(has)
+    }
+    used = [name for name in left if name in sent]
+    if used:
+        return min(used, key=lambda name: (left[name], name))
+    return max(left, key=lambda name: (left[name], name), default=None)
+
+
+def whereabouts() -> dict[str, str]:
+    """Where this process runs: the host, and on Ray the node's id and address.
+
+    Several nodes of a Ray may share a host, so the host's name alone would not tell them apart.
+    """
+    host = socket.gethostname()
+    if not ray.is_initialized():
+        return {"node": host}
+    name = ray.get_runtime_context().get_node_id()
+    return {"node": f"{host}/{name[:8]}", "node_id": name, "address": ray.util.get_node_ip_address()}
 
 
 def places(one: Needs) -> int:
@@ -91,6 +137,15 @@ class _Job:
     needs: Needs = field(compare=False)
     retries: int = field(compare=False)
     done: Callable[[Any], None] = field(compare=False)
+    failed: Callable[[Exception], None] | None = field(compare=False, default=None)
+    ranks: int = field(compare=False, default=0)
+    """Of a group that runs it; 0 for a task."""
+    node: str | None = field(compare=False, default=None)
+    """Where it was sent, if that was chosen here."""
+
+    @property
+    def takes(self) -> Needs:
+        return self.needs * max(1, self.ranks)
 
 
 class _Queue:
@@ -113,9 +168,22 @@ class _Queue:
         urgent: bool = False,
         retries: int = 2,
         done: Callable[[Any], None] = lambda result: None,
+        failed: Callable[[Exception], None] | None = None,
+        ranks: int = 0,
+        first: bool = False,
     ) -> None:
-        """Queue a job; `done` gets its result on the driver, and may submit more."""
-        job = _Job((0 if urgent else 1, next(self._numbers)), name, function, arguments, needs, retries, done)
+        """Queue a job; `done` gets its result on the driver, and may submit more.
+
+        Args:
+            urgent: before all that are not.
+            retries: how often it is started again after a crash.
+            failed: gets the error of every crash and exception instead, and decides what follows.
+            ranks: run it on a group of so many, each with `needs`, instead of as a task.
+            first: before the others of its urgency; what was begun before goes on first.
+        """
+        number = next(self._numbers)
+        rank = (0 if urgent else 1, -number if first else number)
+        job = _Job(rank, name, function, arguments, needs, retries, done, failed, ranks)
         heapq.heappush(self._queue, job)
 
     @property
@@ -152,27 +220,29 @@ class _Queue:
         """Work until nothing is queued or running; the rest still finishes when one job fails."""
         drive(self)
 
-    def _next(self, busy: Needs, ranks: int = 1) -> _Job | None:
+    def _next(self, busy: Needs) -> _Job | None:
         """The most urgent job, if it fits beside what is running."""
         if self.stopped():
             self._queue.clear()
         if not self._queue:
             return None
-        one, wanted, whole = self._queue[0].needs, self._queue[0].needs * ranks, capacity()
+        one, wanted, whole = self._queue[0].needs, self._queue[0].takes, capacity()
         if wanted.fits(whole) and one.fits(largest_node()):
             self._unfit_since = None
             return heapq.heappop(self._queue) if (wanted + busy).fits(whole) else None
         self._unfit_since = self._unfit_since or time.monotonic()
         if busy == Needs(0, 0) and (len(ray.nodes()) == 1 or time.monotonic() - self._unfit_since > PATIENCE):
-            check_fits(self._queue[0].name, one, ranks)
+            check_fits(self._queue[0].name, one, max(1, self._queue[0].ranks))
         return None
 
-    def _failed(self, job: _Job, error: BaseException) -> None:
+    def _failed(self, job: _Job, error: Exception) -> None:
         """Queue a crashed job again while it has retries; the user's mistakes end everything at once."""
         cause = cause_of(error)
         if isinstance(cause, Stopped):
             return
-        if isinstance(error, CRASHES) and job.retries > 0:
+        if job.failed is not None:
+            job.failed(error)
+        elif isinstance(error, CRASHES) and job.retries > 0:
             job.retries -= 1
             heapq.heappush(self._queue, job)
         elif isinstance(cause, UserError):
@@ -188,7 +258,18 @@ class _Queue:
             return
         name, cause = next(iter(self.failures.items()))
         others = f" (and {len(self.failures) - 1} more failed)" if len(self.failures) > 1 else ""
-        raise RunFailure(f"{name} failed: {_sentence(cause)}{others}") from cause
+        raise RunFailure(f"{name} failed: {in_a_line(cause)}{others}") from cause
+
+
+def ranks(workers: int, gpus: float | str, one: Needs) -> int:
+    """How many ranks share the lanes: as many as asked for, or with gpus "auto" as there are GPUs for, so that they divide.
+
+    Fewer ranks change nothing in the batches.
+    """
+    if gpus != "auto" or not one.gpus:
+        return workers
+    most = min(workers, int(capacity().gpus))
+    return max(r for r in range(1, most + 1) if workers % r == 0)
 
 
 def check_fits(name: str, one: Needs, ranks: int = 1) -> None:
@@ -241,31 +322,71 @@ def drive(first: _Queue, second: _Queue | None = None, reserve: Needs | None = N
 
 
 class Tasks(_Queue):
-    """Independent tasks: as many at once as fit, urgent ones first."""
+    """Independent tasks: as many at once as fit, urgent ones first. A job may take a group of ranks for itself."""
 
-    def __init__(self, tick: Tick, stopped: Callable[[], bool]):
+    def __init__(self, tick: Tick, stopped: Callable[[], bool], placement: Placement = "spread"):
+        """`placement`: whether tasks go to all nodes evenly, or to as few as hold them."""
         super().__init__(tick, stopped)
+        self.placement = placement
         self._running: dict[Any, _Job] = {}
+        self._groups: dict[_Group, _Job] = {}
 
     @property
     def busy(self) -> Needs:
-        return sum((job.needs for job in self._running.values()), Needs(0, 0))
+        return sum((job.takes for job in (*self._running.values(), *self._groups.values())), Needs(0, 0))
 
     def start(self, beside: Needs) -> None:
         while (job := self._next(self.busy + beside)) is not None:
+            if job.ranks:
+                group = _Group(job.ranks, job.needs, 0.0)
+                group.start(job)
+                self._groups[group] = job
+                continue
             remote = ray.remote(job.function).options(
                 num_cpus=job.needs.cpus,
                 num_gpus=job.needs.gpus,
                 max_retries=0,
-                scheduling_strategy="SPREAD",
+                scheduling_strategy=self._strategy(job),
                 name=job.name,
             )
             self._running[remote.remote(*job.arguments)] = job
 
+    def _strategy(self, job: _Job) -> Any:
+        """Ray's own SPREAD, or the node that is chosen here.
+
+        Ray's default fills a node to the half and then goes on to others, so "as few nodes as possible" is decided from
+        what was sent where; should others have taken the node's room meanwhile, Ray finds another.
+        """
+        if self.placement == "spread":
+            return "SPREAD"
+        sent: dict[str, Needs] = {}
+        for other in self._running.values():
+            if other.node is not None:
+                sent[other.node] = sent.get(other.node, Needs(0, 0)) + other.needs
+        job.node = fullest(nodes(), sent, job.needs)
+        if job.node is None:
+            return "DEFAULT"
+        return NodeAffinitySchedulingStrategy(job.node, soft=True, _spill_on_unavailable=True)
+
     def references(self) -> list[Any]:
-        return list(self._running)
+        return [*self._running, *(reference for group in self._groups for reference in group.waiting())]
+
+    def close(self) -> None:
+        for group in self._groups:
+            group.kill()
+        self._groups.clear()
 
     def collect(self) -> None:
+        for group in [g for g in self._groups if g.settled()]:
+            job = self._groups.pop(group)
+            try:
+                result = group.result()
+            except Exception as error:
+                group.kill()
+                self._failed(job, error)
+            else:
+                group.kill()
+                job.done(result)
         if not self._running:
             return
         ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
@@ -294,12 +415,15 @@ class Groups(_Queue):
         self._idle: list[_Group] = []
         self._running: dict[_Group, _Job] = {}
 
+    def submit(self, *arguments: Any, **options: Any) -> None:
+        super().submit(*arguments, **{**options, "ranks": self.ranks})
+
     @property
     def busy(self) -> Needs:
         return self.needs * (self.ranks * len(self._running))
 
     def start(self, beside: Needs) -> None:
-        while (job := self._next(self.busy + beside, self.ranks)) is not None:
+        while (job := self._next(self.busy + beside)) is not None:
             group = self._idle.pop() if self._idle else _Group(self.ranks, self.needs, self.patience)
             group.start(job)
             self._running[group] = job
@@ -373,7 +497,9 @@ class _Group:
         if not errors:
             return ray.get(self.references[len(self._joined)])
         first = min(errors, key=_weight)
-        raise LostRank if waiting and _weight(first) == 2 else first
+        if waiting and _weight(first) == 2:
+            raise LostRank("ranks of its group gave no sign any more, and what the others say follows") from first
+        raise first
 
     def _sorted(self) -> tuple[list[Any], list[Any]]:
         ready, waiting = ray.wait(self.references, num_returns=len(self.references), timeout=0)
@@ -431,12 +557,16 @@ def _error_of(reference: Any) -> Exception | None:
 
 
 def _weight(error: Exception) -> int:
+    """0: the job's own words; 1: a crash, or a bug; 2: what may only follow from what happened to another rank."""
     cause = cause_of(error)
     if isinstance(cause, UserError | RunFailure | Stopped | OSError):
         return 0
-    return 1 if isinstance(error, CRASHES) else 2
+    return 2 if isinstance(cause, RuntimeError) and not isinstance(error, CRASHES) else 1
 
 
-def _sentence(cause: BaseException) -> str:
-    lines = str(cause).strip().splitlines()
-    return str(cause) if isinstance(cause, RunFailure) else f"{type(cause).__name__}: {lines[0] if lines else ''}"
+def traceback_of(error: BaseException) -> str:
+    """The traceback where it was raised: on the worker, with the source lines there."""
+    if isinstance(error, RayTaskError):
+        return str(error.traceback_str)
+    own = "".join(traceback.format_exception(error, chain=False))
+    return own if error.__cause__ is None else f"{own}\n{traceback_of(error.__cause__)}"

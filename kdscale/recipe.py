@@ -8,7 +8,7 @@ path is absolute and the DeepSpeed JSON is inlined, so that the saved recipe say
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -115,6 +115,8 @@ class Training(Section):
 class Teachers(Training):
     """The ensemble: members that differ in nothing but the seed."""
 
+    section: ClassVar[str] = "teachers"
+
     count: int = Field(5, ge=1)
     """Number of members."""
     first_seed: int = Field(0, ge=0)
@@ -128,7 +130,14 @@ class Teachers(Training):
     pack: int | str = "auto"
     """Members that share a process and take their steps together; 1 trains each alone, auto measures once what is faster."""
     retries: int = Field(2, ge=0)
-    """How often a member is started again after a crash before it is reported as failed."""
+    """How often a member is started again after a crash or an exception before it is reported as failed; those before its
+    latest checkpoint do not count, and a loss that is no longer finite is reported at once."""
+    placement: Literal["spread", "pack"] = "spread"
+    """spread: over all nodes evenly; pack: onto as few nodes as hold them, for the others to stay free."""
+    workers: int = Field(1, ge=1)
+    """Ranks that train one member together, for members that are too big for one device."""
+    deepspeed: dict[str, Any] | str = Field(default_factory=dict)
+    """DeepSpeed configuration of such members, as student.deepspeed; one that is given is used by one worker as well."""
 
     @model_validator(mode="after")
     def _pack_is_known(self) -> "Teachers":
@@ -137,6 +146,28 @@ class Teachers(Training):
                 f"pack: is {self.pack}; give the number of members that share a process, 1 for none, or auto"
             )
         return self
+
+    @model_validator(mode="after")
+    def _groups_are_plain(self) -> "Teachers":
+        if not self.grouped:
+            return self
+        if self.pack not in ("auto", 1):
+            raise ValueError(f"pack: is {self.pack}, and members that DeepSpeed trains are not packed; take 1 or auto")
+        if self.max_norm is not None:
+            raise ValueError("max_norm: DeepSpeed has no such bound; leave it out, or take teachers.workers=1")
+        if self.precision != "float32":
+            raise ValueError(
+                f"precision: is {self.precision}, and DeepSpeed's own holds; leave it out, and ask for bf16 or "
+                "torch_autocast in teachers.deepspeed"
+            )
+        if self.gpus not in ("auto", 0, 1):
+            raise ValueError(f"gpus: a rank takes 0 or 1 GPU or auto, not {self.gpus}; more ranks are teachers.workers")
+        return self
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a member is trained by a group of DeepSpeed ranks."""
+        return self.workers > 1 or bool(self.deepspeed)
 
     @property
     def seeds(self) -> list[int]:
@@ -181,6 +212,8 @@ def _fusion(value: Any) -> Any:
 class Student(Training):
     """The one model that is to be served."""
 
+    section: ClassVar[str] = "student"
+
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     """One student, and one control, is trained for each."""
     temperature: float = Field(4.0, gt=0)
@@ -206,6 +239,9 @@ class Student(Training):
         if self.gpus not in ("auto", 0, 1):
             raise ValueError(f"gpus: a rank takes 0 or 1 GPU or auto, not {self.gpus}; more ranks are student.workers")
         return self
+
+
+Part = TypeVar("Part", Teachers, Student)
 
 
 class Evaluate(Section):
@@ -296,17 +332,18 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _batches_fit(self) -> "Recipe":
         lanes = self.data.lanes
-        for section, part in (("teachers", self.teachers), ("student", self.student)):
+        parts: list[tuple[str, Teachers | Student]] = [("teachers", self.teachers), ("student", self.student)]
+        for section, part in parts:
             if part.batch_size % lanes:
                 raise ValueError(
                     f"{section}.batch_size is {part.batch_size}, which data.lanes = {lanes} does not divide; "
                     f"take a multiple of {lanes} or other lanes"
                 )
-        if lanes % self.student.workers:
-            raise ValueError(
-                f"student.workers is {self.student.workers}, which does not divide data.lanes = {lanes}; "
-                "ranks own whole lanes"
-            )
+            if lanes % part.workers:
+                raise ValueError(
+                    f"{section}.workers is {part.workers}, which does not divide data.lanes = {lanes}; "
+                    "ranks own whole lanes"
+                )
         return self
 
     def dump(self) -> str:
@@ -429,16 +466,22 @@ def _known_fields(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:
-    data, student = recipe.data, recipe.student
+    data = recipe.data
     if data.path and "://" not in data.path and not data.path.startswith("pipe:"):
         data = data.model_copy(update={"path": str(_find(data.path, folder))})
-    if isinstance(student.deepspeed, str):
-        student = student.model_copy(update={"deepspeed": _read_deepspeed(_find(student.deepspeed, folder))})
-    student = student.model_copy(update=_stated_by_deepspeed(student))
+    teachers, student = _with_deepspeed(recipe.teachers, folder), _with_deepspeed(recipe.student, folder)
     logits = recipe.logits
     if logits.path and "://" not in logits.path:
         logits = logits.model_copy(update={"path": str(Path(logits.path).expanduser().absolute())})
-    return recipe.model_copy(update={"data": data, "student": student, "logits": logits})
+    return recipe.model_copy(update={"data": data, "teachers": teachers, "student": student, "logits": logits})
+
+
+def _with_deepspeed(part: Part, folder: Path) -> Part:
+    """A section with its DeepSpeed file read, and what that says of the section's own fields."""
+    if isinstance(part.deepspeed, str):
+        config = _read_deepspeed(_find(part.deepspeed, folder), part.section)
+        part = part.model_copy(update={"deepspeed": config})
+    return part.model_copy(update=_stated_by_deepspeed(part))
 
 
 def _find(path: str, folder: Path) -> Path:
@@ -449,7 +492,7 @@ def _find(path: str, folder: Path) -> Path:
     return given.absolute()
 
 
-def _stated_by_deepspeed(student: Student) -> dict[str, Any]:
+def _stated_by_deepspeed(student: Teachers | Student) -> dict[str, Any]:
     """What the DeepSpeed configuration says of the recipe's own fields, where the recipe says nothing."""
     assert isinstance(student.deepspeed, dict)
     stated: dict[str, Any] = {}
@@ -464,15 +507,15 @@ def _stated_by_deepspeed(student: Student) -> dict[str, Any]:
     return stated
 
 
-def _read_deepspeed(path: Path) -> dict[str, Any]:
+def _read_deepspeed(path: Path, section: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"student.deepspeed: there is no file {path}; give a DeepSpeed JSON or a mapping") from None
+        raise UserError(f"{section}.deepspeed: there is no file {path}; give a DeepSpeed JSON or a mapping") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"student.deepspeed: {path} is not valid JSON ({error})") from None
+        raise UserError(f"{section}.deepspeed: {path} is not valid JSON ({error})") from None
     if not isinstance(config, dict):
-        raise UserError(f"student.deepspeed: {path} must hold a JSON object")
+        raise UserError(f"{section}.deepspeed: {path} must hold a JSON object")
     return config
 
 

@@ -221,12 +221,27 @@ def status(
         spent = f"  {seen['seconds'][stage]:.1f} s" if stage in seen["seconds"] else ""
         print(f"  {stage:<10}{count['done']:>5} of {count['total']}{spent}")
     for job in seen["jobs"]:
-        left = f", {job['seconds_left']:.0f} s left" if job["state"] == "running" and job["seconds_left"] else ""
-        loss = f", loss {job['loss']:.4f}" if job.get("loss") is not None else ""
-        print(
-            f"  {job['job']:<18}{job['state']:<9}step {job.get('step', 0)} of {job.get('steps', '?')}"
-            f", epoch {job.get('epoch', 0)}{loss} on {job.get('node')}{left}"
-        )
+        print(f"  {job['job']:<18}{job['state']:<9}{_progress(job)}".rstrip())
+
+
+def _progress(job: dict[str, Any]) -> str:
+    """How far a job is, where it runs, and why it failed, as far as that is known."""
+    parts = []
+    if job.get("step") is not None:
+        parts.append(f"step {job['step']} of {job.get('steps', '?')}, epoch {job['epoch']}")
+    if job["loss"] is not None:
+        parts.append(f"loss {job['loss']:.4f}")
+    if job["node"] is not None and job["state"] != "queued":
+        parts.append(f"on {job['node']}")
+    if job["restarts"]:
+        parts.append(f"{job['restarts']} restart{'s' if job['restarts'] > 1 else ''}")
+    if job["seconds_left"] and job["state"] in ("running", "stopped"):
+        parts.append(f"{job['seconds_left']:.0f} s left")
+    if job.get("error"):
+        parts.append(job["error"])
+    if job.get("traceback"):
+        parts.append(f"see {job['traceback']}")
+    return ", ".join(parts)
 
 
 @app.command(epilog="Example: kdscale export runs/quickstart student --to onnx")

@@ -39,6 +39,10 @@ from kdscale.training.objectives import Losses, Objective
 Way = Literal["products", "vmap", "in turn"]
 
 
+class NotPackable(UserError):
+    """Members cannot be trained together; each alone they can."""
+
+
 def way(model: nn.Module, device: torch.device, threads: int) -> Way:
     """How members of this kind are packed."""
     if is_chain(model) and (device.type != "cpu" or threads == 1):
@@ -142,7 +146,7 @@ class Stacked:
         is neither parameter nor buffer.
 
         Raises:
-            UserError: it has not.
+            NotPackable: it has not.
         """
         assert self._alone is not None
         before = {name: buffer.clone() for name, buffer in self.buffers.items()}
@@ -205,15 +209,15 @@ def check(models: Sequence[nn.Module], x: Tensor, teachers: Teachers) -> None:
     """Refuse models that cannot be stacked.
 
     Raises:
-        UserError: says why.
+        NotPackable: says why.
     """
     stack = Stacked(models, x.device, precision=teachers.precision, way="products" if is_chain(models[0]) else "vmap")
     stack.seed(range(len(models)))
     stack._checked(x.expand(len(models), *x.shape))
 
 
-def _refusal(why: str) -> UserError:
-    return UserError(f"teachers.pack: this model cannot be packed ({why}); take teachers.pack=1")
+def _refusal(why: str) -> NotPackable:
+    return NotPackable(f"teachers.pack: this model cannot be packed ({why}); take teachers.pack=1")
 
 
 def _stacked_parameters(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, list[nn.Parameter]]]:

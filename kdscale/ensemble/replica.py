@@ -5,17 +5,20 @@ way change nothing.
 """
 
 import shutil
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import torch
+
 from kdscale.data.batches import Batches, PackedBatches, Pixels
 from kdscale.data.dataset import Dataset
 from kdscale.data.order import Order
 from kdscale.ensemble import packing
-from kdscale.errors import RunFailure
+from kdscale.errors import NotFinite, RunFailure, Stopped, UserError, in_a_line
 from kdscale.files import locked, remove_temporaries
 from kdscale.models import zoo
 from kdscale.recipe import Recipe
@@ -25,7 +28,7 @@ from kdscale.tracking.status import Status
 from kdscale.training import objectives
 from kdscale.training.checkpoints import Checkpoints
 from kdscale.training.done import finished
-from kdscale.training.engine import use_device
+from kdscale.training.engine import Engine, use_device
 from kdscale.training.finished import commit_weights
 from kdscale.training.fit import Job, Plan, fit
 
@@ -37,13 +40,31 @@ class Member:
     seed: int
     folder: Path
     fingerprint: str
+    ranks: int = 0
+    """Of the DeepSpeed group that trains it; 0 for a process of its own or a pack."""
 
     @property
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints" / self.fingerprint[:12])
+        name = self.fingerprint[:12] + (f"-world-{self.ranks}" if self.ranks else "")
+        return Checkpoints(self.folder / "checkpoints" / name)
 
 
-Result = str | RunFailure
+class Failed(RunFailure):
+    """Why a member has no weights, in one sentence."""
+
+    traceback: str = ""
+    final: bool = False
+    """Another start would end in the same way."""
+
+    @classmethod
+    def by(cls, error: BaseException) -> "Failed":
+        made = cls(in_a_line(error))
+        made.traceback = "".join(traceback.format_exception(error))
+        made.final = isinstance(error, NotFinite)
+        return made
+
+
+Result = str | Failed
 """The sha256 of a member's weights, or why it has none."""
 
 
@@ -52,11 +73,14 @@ def train_members(
 ) -> dict[int, Result]:
     """Train members, several as a pack, each in its folder; what became of each, by seed.
 
+    What a model raises is a result like any other: it is that of all that took their steps together, and others go on.
+
     Members that were left at different steps, by a kill or because they were trained otherwise before, go on in packs of those
     that were left at the same. Once the file `stop` is there, the states are saved and the replica ends.
 
     Raises:
         Stopped: asked to stop; the states are saved.
+        UserError: the dataset cannot be read, which would stop every member.
     """
     results: dict[int, Result] = {}
     with ExitStack() as locks:
@@ -93,12 +117,11 @@ def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset,
     """Train members that have the same number of steps behind them."""
     teachers = recipe.teachers
     device = use_device(teachers.cpus, gpus)
-    shape = dataset.manifest.sample.shape
-    engine = packing.engine(
-        [zoo.build(teachers.model, shape, dataset.classes, derive(member.seed, "weights")) for member in pack],
-        device,
-        teachers,
-    )
+    jobs = [_job(member, recipe, len(pack)) for member in pack]
+    try:
+        engine = _engine(pack, recipe, dataset, device)
+    except Exception as error:
+        return _all_failed(pack, jobs, error)
     orders = [
         Order(dataset.sizes, derive(member.seed, "order"), teachers.batch_size, recipe.data.lanes, recipe.data.window)
         for member in pack
@@ -112,7 +135,8 @@ def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset,
         for order, seen in zip(orders, pixels, strict=True)
     ]
     plan = Plan(orders[0].steps(teachers.epochs), orders[0].samples / teachers.batch_size, teachers)
-    jobs = [_job(member, recipe, len(pack), plan.steps) for member in pack]
+    for job in jobs:
+        job.status.update(state="running", steps=plan.steps)
     try:
         fit(
             engine,
@@ -122,12 +146,16 @@ def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset,
             jobs,
             stop.exists,
         )
-    except RunFailure as failure:
-        return {member.seed: job.failure or failure for member, job in zip(pack, jobs, strict=True)}
+    except Stopped:
+        raise
+    except Exception as error:
+        if isinstance(error, UserError) and not isinstance(error, packing.NotPackable):
+            raise
+        return _all_failed(pack, jobs, error)
     results: dict[int, Result] = {}
     for member, job, model in zip(pack, jobs, engine.models, strict=True):
         if job.failure is not None:
-            results[member.seed] = job.failure
+            results[member.seed] = Failed.by(job.failure)
             continue
         results[member.seed] = commit_weights(
             member.folder, model.weights(), member.fingerprint, seed=member.seed, pack=len(pack)
@@ -137,10 +165,30 @@ def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset,
     return results
 
 
-def _job(member: Member, recipe: Recipe, pack: int, steps: int) -> Job:
+def _engine(pack: Sequence[Member], recipe: Recipe, dataset: Dataset, device: torch.device) -> Engine:
+    teachers, shape = recipe.teachers, dataset.manifest.sample.shape
+    models = [zoo.build(teachers.model, shape, dataset.classes, derive(member.seed, "weights")) for member in pack]
+    return packing.engine(models, device, teachers)
+
+
+def _all_failed(pack: Sequence[Member], jobs: Sequence[Job], error: Exception) -> dict[int, Result]:
+    """All that took their steps together have failed by what one of them, or the stack, has raised."""
+    results: dict[int, Result] = {}
+    for member, job in zip(pack, jobs, strict=True):
+        failed = Failed.by(job.failure or error)
+        job.status.update(state="failed", error=str(failed))
+        results[member.seed] = failed
+    return results
+
+
+def _job(member: Member, recipe: Recipe, pack: int) -> Job:
+    from kdscale.cluster import whereabouts
+
     seed = member.seed
-    status = Status(member.folder, stage="teachers", job=f"seed-{seed}", seed=seed, pack=pack)
-    status.update(state="running", steps=steps)
+    status = Status(
+        member.folder, stage="teachers", job=f"seed-{seed}", seed=seed, pack=pack, active=True, **whereabouts()
+    )
+    status.update(state="running")
 
     def tracker(step: int) -> JobTracker:
         return JobTracker(

@@ -22,7 +22,7 @@ def overview(folder: Path) -> dict[str, Any]:
     """
     run = Run(folder, load_recipe(folder))
     imported = (run.dataset / FILE).exists() and not data.missing(run)
-    jobs = [*_jobs(run, "teachers/seed-*"), *_jobs(run, "students/*")]
+    jobs = [*_members(run), *_students(run)]
     return {
         "run": str(folder),
         "name": run.recipe.name,
@@ -49,18 +49,36 @@ def _stages(run: Run) -> dict[str, dict[str, int]]:
     }
 
 
-def _jobs(run: Run, pattern: str) -> list[dict[str, Any]]:
+def _members(run: Run) -> list[dict[str, Any]]:
+    """Every member of the recipe, those that nothing has been heard of as queued."""
+    driven = has_driver(run.folder)
     found = []
-    for folder in sorted(run.folder.glob(pattern)):
-        state = status.read(folder)
-        if not state:
-            continue
-        if (folder / DONE).exists():
-            state["state"] = "done"
-        if state.get("state") == "running" and not has_driver(run.folder):
-            state["state"] = "stopped"
-        elif state.get("state") == "running" and time.time() - state.get("time", 0) > STALE:
-            state["state"] = "silent"
-        left = (state.get("steps", 0) - state.get("step", 0)) / state["rate"] if state.get("rate") else None
-        found.append({**state, "job": state.get("job", folder.name), "seconds_left": left and round(left, 1)})
+    for seed in run.recipe.teachers.seeds:
+        folder = teachers.member_folder(run, seed)
+        known = {"stage": "teachers", "job": folder.name, "seed": seed, "state": "queued", **status.read(folder)}
+        job = _job(folder, known, driven)
+        if (folder / status.ERROR).exists():
+            job["traceback"] = str(folder / status.ERROR)
+        found.append(job)
     return found
+
+
+def _students(run: Run) -> list[dict[str, Any]]:
+    driven = has_driver(run.folder)
+    known = [(folder, status.read(folder)) for folder in sorted(run.folder.glob("students/*"))]
+    return [_job(folder, state, driven) for folder, state in known if state]
+
+
+def _job(folder: Path, known: dict[str, Any], driven: bool) -> dict[str, Any]:
+    """A job as it is now, which may differ from what it wrote last."""
+    job = {"epoch": None, "loss": None, "node": None, "restarts": 0, **known, "job": known.get("job", folder.name)}
+    state, begun = job.get("state"), job.pop("begun", False)
+    if (folder / DONE).exists():
+        state = "done"
+    elif not driven and (state == "running" or (state == "queued" and (begun or "step" in job))):
+        state = "stopped"
+    elif state == "running" and time.time() - job.get("time", 0) > STALE:
+        state = "silent"
+    left = (job.get("steps", 0) - job.get("step", 0)) / job["rate"] if job.get("rate") else None
+    left = 0.0 if state == "done" else left
+    return {**job, "state": state, "seconds_left": left if left is None else round(left, 1)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdscale.errors import RunFailure, UserError
 from kdscale.files import digest, read_json, write_json
-from kdscale.pipeline.run import GROWS, HOW_ONLY, Run
+from kdscale.pipeline.run import Run, what_members_are
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
 
@@ -125,7 +125,7 @@ def _asked(run: Run) -> str:
     return digest(
         {
             "dataset": run.manifest.fingerprint,
-            "members": teachers.model_dump(mode="json", exclude=set(HOW_ONLY | GROWS | {"first_seed"})),
+            "members": what_members_are(teachers),
             "how": teachers.model_dump(mode="json", include={"pack", "cpus", "gpus"}),
         }
     )

@@ -86,12 +86,16 @@ def make(run: Run, cores: int) -> Plan:
     merged_config(recipe.student, "cuda" if torch.cuda.is_available() else "cpu")
     speed = _speed()
     teacher, pupil = (_operations(spec, found) / speed for spec in (recipe.teachers.model, recipe.student.model))
-    at_once = max(1, cores // recipe.teachers.cpus)
+    big = recipe.teachers.workers
+    if recipe.teachers.grouped:
+        merged_config(recipe.teachers, "cuda" if torch.cuda.is_available() else "cpu")
+    at_once = max(1, cores // (recipe.teachers.cpus * big))
     ranks = recipe.student.workers
     groups = max(1, cores // (recipe.student.cpus * recipe.student.workers))
     seconds = {
         "data": left["data"] * (found.train + found.test) / 5000,
-        "teachers": _training(recipe.teachers, found, teacher, STEP) * _rounds(run, left["teachers"], at_once, whole),
+        "teachers": _training(recipe.teachers, found, teacher / big, STEP if big == 1 else STEP_OF_RANKS)
+        * _rounds(run, left["teachers"], at_once, whole),
         "logits": teacher * found.train * left["logits"] / max(1, found.shards) / at_once,
         "student": _training(recipe.student, found, pupil / ranks, STEP if ranks == 1 else STEP_OF_RANKS)
         * math.ceil(left["student"] / groups),
@@ -106,7 +110,7 @@ def make(run: Run, cores: int) -> Plan:
     ]
     here = not (recipe.cluster.address or os.environ.get("RAY_ADDRESS"))  # else the cores of this machine say nothing
     follows = recipe.student.quorum is not None and left["teachers"]
-    if here and follows and recipe.student.cpus * ranks + recipe.teachers.cpus > cores:
+    if here and follows and recipe.student.cpus * ranks + recipe.teachers.cpus * big > cores:
         raise student.no_room_beside(f"{cores} CPUs")
     row = logits.row_bytes(recipe, found.classes)
     logits.refuse_too_large(run, row * found.train * left["logits"] / max(1, found.shards))
@@ -151,7 +155,7 @@ def _rounds(run: Run, members: int, at_once: int, whole: bool) -> float:
     """
     kept = packs.recorded(run) if whole else None
     pack = run.recipe.teachers.pack
-    size = int(kept["size"] if kept else 1 if pack == "auto" else pack)
+    size = 1 if run.recipe.teachers.grouped else int(kept["size"] if kept else 1 if pack == "auto" else pack)
     count = max(math.ceil(members / size), min(members, at_once) if pack == "auto" else 0)
     times = (kept or {}).get("milliseconds", {})
     gain = times["1"] * size / times[str(size)] if times else 1.0

@@ -31,17 +31,17 @@ from kdscale import recipe as recipes
 from kdscale.data.manifest import Manifest
 from kdscale.errors import UserError
 from kdscale.files import read_json, write_json, write_text
-from kdscale.recipe import Recipe
+from kdscale.recipe import Recipe, Teachers
 
 RECIPE = "recipe.yaml"
 MARK = "fingerprint"
 STAGES = "stages.json"
 LOCK = ".driver.lock"
-HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs", "pack"})
+HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs", "pack", "placement", "workers"})
 """Fields of teachers and student that say how the work is done, not what comes out.
 
-So is student.workers, but for rounding and for what dropout draws on each rank: a finished student is not trained
-again for another number of ranks.
+The number of workers is one of them but for rounding and for what dropout draws on each rank: what is finished is not
+trained again for another number of ranks.
 """
 GROWS = frozenset({"count"})
 """Fields of teachers that add members and leave those that are there as they are."""
@@ -52,6 +52,12 @@ FREE = (
 """What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""
 IMPORTED = "imported.json"
 """In RUN/data: the import is whole, and what it was of."""
+
+
+def what_members_are(teachers: Teachers) -> dict[str, Any]:
+    """What the recipe says of members beside their seeds."""
+    fields = teachers.model_dump(mode="json", exclude=set(HOW_ONLY | GROWS | {"first_seed"}))
+    return fields if fields["deepspeed"] else {name: fields[name] for name in fields if name != "deepspeed"}
 
 
 @dataclass

@@ -102,13 +102,16 @@ def preflight(run: Run) -> None:
     logits.check_room(run)
     recipe, needs = student.placed(run.recipe)
     merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
+    placed, teacher = teachers.placed(recipe)
+    ranks = placed.teachers.workers if placed.teachers.grouped else 1
+    if placed.teachers.grouped:
+        merged_config(placed.teachers, "cuda" if teacher.gpus else "cpu")
     for spec in (recipe.teachers.model, recipe.student.model):
         zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
-    teacher = cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus)
-    cluster.check_fits("a teacher", teacher)
+    cluster.check_fits("a teacher", teacher, ranks)
     packs.check(run, teacher.gpus)
     cluster.check_fits("the student", needs, recipe.student.workers)
-    together, whole = needs * recipe.student.workers + teacher, cluster.capacity()
+    together, whole = needs * recipe.student.workers + teacher * ranks, cluster.capacity()
     if recipe.student.quorum is not None and teachers.missing(run) and not together.fits(whole):
         raise student.no_room_beside(f"{whole.cpus} CPUs and {whole.gpus:g} GPUs")
 

@@ -85,10 +85,7 @@ def placed(recipe: Recipe) -> tuple[Recipe, "Needs"]:
 
     student = recipe.student
     needs = cluster.needs(student.cpus, student.gpus)
-    ranks = student.workers
-    if student.gpus == "auto" and needs.gpus:
-        most = min(ranks, int(cluster.capacity().gpus))
-        ranks = max(r for r in range(1, most + 1) if student.workers % r == 0)
+    ranks = cluster.ranks(student.workers, student.gpus, needs)
     return recipe.model_copy(update={"student": student.model_copy(update={"workers": ranks})}), needs
 
 

@@ -1,38 +1,30 @@
 """One rank of stage 4: what every process of a group does to train a student or a control."""
 
-import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from kdscale.data.batches import Batches, Join
 from kdscale.data.columns import Columns
-from kdscale.data.order import Order
+from kdscale.data.dataset import Dataset
 from kdscale.data.shards import Decoded
 from kdscale.ensemble import covers
 from kdscale.ensemble.covers import Part
 from kdscale.ensemble.live import Live
 from kdscale.ensemble.targets import Targets
-from kdscale.files import locked, read_json, remove_temporaries, write_json
+from kdscale.files import read_json, write_json
 from kdscale.logits.commits import Listing
-from kdscale.models import zoo
 from kdscale.pipeline import logits, teachers, workers
+from kdscale.pipeline.ranks import Assignment, Lessons, train_on_ranks
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
-from kdscale.seeds import derive
 from kdscale.tracking import status
-from kdscale.tracking.job import JobTracker
-from kdscale.tracking.status import Status, stop_file
+from kdscale.tracking.status import stop_file
 from kdscale.training import objectives
 from kdscale.training.checkpoints import Checkpoints
-from kdscale.training.deepspeed_engine import DeepSpeedEngine
-from kdscale.training.done import finished
-from kdscale.training.engine import use_device
-from kdscale.training.finished import commit_weights
-from kdscale.training.fit import Job, Plan, fit
 
 
 def train_student(
@@ -50,67 +42,22 @@ def train_student(
     """
     kind, seed = job
     run, settings = Run(folder, recipe), recipe.student
-    rank, world = dist.get_rank(), dist.get_world_size()
-    with locked(job_folder / ".lock") if rank == 0 else contextlib.nullcontext():
-        dist.barrier()
-        if (done := finished(job_folder, fingerprint)) is not None:
-            shutil.rmtree(job_folder / "checkpoints", ignore_errors=True)
-            return done
-        if rank == 0:
-            remove_temporaries(job_folder)
-        device = use_device(settings.cpus, gpus)
-        dataset = workers.dataset(run, logits.SPLIT)
-        manifest = run.manifest
-        model = zoo.build(settings.model, manifest.sample.shape, dataset.classes, derive(seed, "student", "weights"))
-        engine = DeepSpeedEngine(model, settings, device)
-        order = Order(
-            dataset.sizes, derive(seed, "student", "order"), settings.batch_size, recipe.data.lanes, recipe.data.window
-        )
-        own = order.lanes // world
-        join: Join | None = None
-        objective: objectives.Objective = objectives.hard
-        if kind == "student":
-            targets = soft_targets(run, job_folder, rank)
 
-            def join(number: int, decoded: Decoded, view: int, epoch: int) -> Columns:
-                return targets.shard(dataset.shards[number].name, decoded.keys, view, epoch)
+    def learn(dataset: Dataset, device: torch.device, rank: int) -> Lessons:
+        pixels, views = workers.shared_pixels(run, device), recipe.logits.views
+        if kind == "control":
+            return Lessons(objectives.hard, pixels, lambda epoch: epoch % views)
+        targets = soft_targets(run, job_folder, rank)
 
-            objective = objectives.distillation(settings.temperature, settings.hard_weight)
-        batches = Batches(
-            dataset,
-            order,
-            workers.shared_pixels(run, device),
-            lambda epoch: epoch % recipe.logits.views,
-            range(rank * own, (rank + 1) * own),
-            join,
-        )
-        plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
-        checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{world}")
-        report = Status(job_folder, active=rank == 0, stage="student", job=job_folder.name, seed=seed)
-        report.update(state="running", steps=plan.steps)
+        def join(number: int, decoded: Decoded, view: int, epoch: int) -> Columns:
+            return targets.shard(dataset.shards[number].name, decoded.keys, view, epoch)
 
-        def tracker(step: int) -> JobTracker:
-            return JobTracker(
-                job_folder,
-                "student",
-                job_folder.name,
-                step,
-                wandb=recipe.tracking.wandb,
-                group=recipe.name,
-                group_id=fingerprint,
-                config={"kind": kind, "seed": seed, **recipe.model_dump(mode="json")},
-            )
+        objective = objectives.distillation(settings.temperature, settings.hard_weight)
+        return Lessons(objective, pixels, lambda epoch: epoch % views, join)
 
-        job_of_rank = Job(derive(seed, "student", "steps"), checkpoints, tracker, report)
-        fit(engine, batches, objective, plan, [job_of_rank], stop_file(folder).exists)
-        weights = engine.weights()
-        checksum = ""
-        if rank == 0:
-            checksum = commit_weights(job_folder, weights, fingerprint, kind=kind, seed=seed)
-            shutil.rmtree(job_folder / "checkpoints", ignore_errors=True)
-            report.update(state="done", step=plan.steps)
-        dist.barrier()
-        return checksum
+    task = Assignment("student", job_folder, fingerprint, seed, ("student",), {"kind": kind})
+    checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{dist.get_world_size()}")
+    return train_on_ranks(run, settings, gpus, task, checkpoints, learn)
 
 
 def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:

@@ -1,24 +1,26 @@
 """Stage 2, teachers: Ray trains the members, as many at once as fit, each from its own last checkpoint.
 
-Small ones may share a process (`packs`); what they leave behind is the same.
+Small ones may share a process (`packs`), large ones take a group of DeepSpeed ranks (`teacher_rank`); what they leave behind
+is the same. `attempts` has what happens when they fail.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdscale.errors import RunFailure
 from kdscale.files import digest
 from kdscale.pipeline.packs import decide
-from kdscale.pipeline.run import GROWS, HOW_ONLY, Run
+from kdscale.pipeline.run import Run, what_members_are
+from kdscale.recipe import Recipe
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
 from kdscale.training.done import finished
 
 if TYPE_CHECKING:
-    from kdscale.cluster import Groups, Tasks
+    from kdscale.cluster import Groups, Needs, Tasks
 
 Then = Callable[["Tasks", int, str], None]
 """(tasks, seed, checksum of the weights): what to queue when a member is finished."""
@@ -34,7 +36,7 @@ def fingerprint(run: Run, seed: int) -> str:
         {
             "stage": "teachers",
             "dataset": run.manifest.fingerprint,
-            "teachers": recipe.teachers.model_dump(mode="json", exclude=set(HOW_ONLY | GROWS | {"first_seed"})),
+            "teachers": what_members_are(recipe.teachers),
             "data": recipe.data.model_dump(mode="json", include={"lanes", "window", "normalize"}),
             "seed": seed,
         }
@@ -63,11 +65,15 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
     """
     from kdscale import cluster
     from kdscale.ensemble.replica import Member, Result, packs, train_members
+    from kdscale.pipeline.attempts import Attempts
+    from kdscale.pipeline.teacher_rank import train_teacher
 
-    recipe, teachers = run.recipe, run.recipe.teachers
+    recipe, needs = placed(run.recipe)
+    teachers = recipe.teachers
+    ranks = teachers.workers if teachers.grouped else 0
     done = members(run)
     todo = [
-        Member(seed, run.claim(f"teachers/seed-{seed}", fingerprint(run, seed)), fingerprint(run, seed))
+        Member(seed, run.claim(f"teachers/seed-{seed}", fingerprint(run, seed)), fingerprint(run, seed), ranks)
         for seed in teachers.seeds
         if seed not in done
     ]
@@ -79,42 +85,61 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
 
     last = time.monotonic()
 
-    def finish(results: dict[int, Result]) -> None:
-        nonlocal last
-        last = time.monotonic()
-        for seed, result in results.items():
-            if isinstance(result, RunFailure):
-                tasks.failures[f"teacher seed-{seed}"] = result
-                continue
-            done[seed] = result
-            if then is not None:
-                then(tasks, seed, result)
+    def finished_member(seed: int, checksum: str) -> None:
+        done[seed] = checksum
+        if then is not None:
+            then(tasks, seed, checksum)
 
-    needs = cluster.needs(teachers.cpus, teachers.gpus)
-    size, least = decide(run, len(todo), needs, bars) if todo else (1, 1)
-    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+    def queue(pack: Sequence[Member], first: bool) -> None:
+        def ended(results: dict[int, Result]) -> None:
+            nonlocal last
+            last = time.monotonic()
+            attempts.ended(pack, results)
+            note_failures()
+
+        def crashed(error: Exception) -> None:
+            attempts.crashed(pack, error)
+            note_failures()
+
+        names = ("teacher " if len(pack) == 1 else "teachers ") + " ".join(f"seed-{member.seed}" for member in pack)
+        own = (
+            (train_teacher, run.folder, recipe, pack[0], needs.gpus)
+            if ranks
+            else (train_members, pack, stop_file(run.folder), recipe, run.dataset, needs.gpus)
+        )
+        tasks.submit(names, *own, needs=needs, ranks=ranks, first=first, done=ended, failed=crashed)
+
+    def note_failures() -> None:
+        tasks.failures.update({f"teacher seed-{seed}": failed for seed, failed in attempts.given_up.items()})
+
+    size, least = decide(run, len(todo), needs, bars) if todo and not ranks else (1, 1)
+    tasks = cluster.Tasks(tick, stop_file(run.folder).exists, teachers.placement)
+    attempts = Attempts(queue, finished_member, teachers.retries)
     if then is not None:
         for seed, checksum in list(done.items()):
             then(tasks, seed, checksum)
-    for pack in packs(todo, size, least):
-        tasks.submit(
-            ("teacher " if len(pack) == 1 else "teachers ") + " ".join(f"seed-{member.seed}" for member in pack),
-            train_members,
-            pack,
-            stop_file(run.folder),
-            recipe,
-            run.dataset,
-            needs.gpus,
-            needs=needs,
-            retries=teachers.retries,
-            done=finish,
-        )
-    if beside is None:
-        tasks.run()
-    else:
-        cluster.drive(beside, tasks, reserve=needs)
+    attempts.begin(packs(todo, size, least))
+    try:
+        if beside is None:
+            tasks.run()
+        else:
+            cluster.drive(beside, tasks, reserve=needs * max(1, ranks))
+    except RunFailure as failure:
+        raise attempts.failure(run.folder) or failure from None
     tick()
     return time.monotonic() - last
+
+
+def placed(recipe: Recipe) -> tuple[Recipe, "Needs"]:
+    """The recipe with as many ranks a member as the cluster has places for, and what each process needs."""
+    from kdscale import cluster
+
+    teachers = recipe.teachers
+    needs = cluster.needs(teachers.cpus, teachers.gpus)
+    if not teachers.grouped:
+        return recipe, needs
+    ranks = cluster.ranks(teachers.workers, teachers.gpus, needs)
+    return recipe.model_copy(update={"teachers": teachers.model_copy(update={"workers": ranks})}), needs
 
 
 def show_job(bars: Bars, name: str, state: dict[str, Any], done: bool) -> None:

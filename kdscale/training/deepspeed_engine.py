@@ -1,4 +1,4 @@
-"""Students' engine: `deepspeed.initialize` under whatever the user's DeepSpeed JSON asks for.
+"""The engine of students, and of members too big for one device: `deepspeed.initialize` as the user's JSON asks for.
 
 The recipe fills in batch sizes and, unless the JSON names its own, optimiser and learning rate; contradictions
 between the two are refused by name. Checkpoints are DeepSpeed's own files, but read with torch's weights-only
@@ -18,24 +18,26 @@ from torch import Tensor, nn
 
 from kdscale.data.batches import Batch
 from kdscale.errors import UserError
-from kdscale.recipe import Student
+from kdscale.recipe import Student, Teachers
 from kdscale.training.engine import in_format, place, reseed
 from kdscale.training.objectives import Losses, Objective
 
 _TAG = "state"
+Settings = Student | Teachers
 
 
-def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
-    """The DeepSpeed configuration of a student: the user's, completed from the recipe.
+def merged_config(settings: Settings, device_type: str = "cpu") -> dict[str, Any]:
+    """The DeepSpeed configuration of a student or member: the user's, completed from the recipe.
 
-    "auto" and absent values are filled in. The global batch is ``student.batch_size``.
+    "auto" and absent values are filled in. The global batch is ``settings.batch_size``.
 
     Raises:
         UserError: JSON and recipe contradict each other, or the JSON asks for what the device cannot do.
     """
-    assert isinstance(student.deepspeed, dict)
-    config = copy.deepcopy(student.deepspeed)
-    name = "student.deepspeed"
+    assert isinstance(settings.deepspeed, dict)
+    config = copy.deepcopy(settings.deepspeed)
+    section = settings.section
+    name = f"{section}.deepspeed"
     for key in ("fp16", "bf16", "zero_optimization", "optimizer", "scheduler", "torch_autocast"):
         if key in config and not isinstance(config[key], dict):
             raise UserError(f"{name}: {key} is {config[key]!r}; DeepSpeed wants an object there, such as {{...}}")
@@ -48,29 +50,29 @@ def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
             raise UserError(f'{name}: {key} is {value!r}; give a whole number or "auto"')
         return value
 
-    per_rank, uneven = divmod(student.batch_size, student.workers)
+    per_rank, uneven = divmod(settings.batch_size, settings.workers)
     total, micro, accumulation = (
         given("train_batch_size"),
         given("train_micro_batch_size_per_gpu"),
         given("gradient_accumulation_steps"),
     )
-    if total is not None and total != student.batch_size:
+    if total is not None and total != settings.batch_size:
         raise UserError(
-            f"{name}: train_batch_size is {total} but the recipe's student.batch_size is {student.batch_size}; "
+            f"{name}: train_batch_size is {total} but the recipe's {section}.batch_size is {settings.batch_size}; "
             "make them equal or leave it out of the JSON"
         )
     if micro is None:
         micro, uneven = divmod(per_rank, accumulation or 1)
-    if uneven or micro * (accumulation or per_rank // micro) * student.workers != student.batch_size:
+    if uneven or micro * (accumulation or per_rank // micro) * settings.workers != settings.batch_size:
         raise UserError(
             f"{name}: train_micro_batch_size_per_gpu {micro} x gradient_accumulation_steps {accumulation or 1} "
-            f"x student.workers {student.workers} is not the recipe's student.batch_size {student.batch_size}"
+            f"x {section}.workers {settings.workers} is not the recipe's {section}.batch_size {settings.batch_size}"
         )
     config.setdefault("gradient_clipping", 0.0)  # DeepSpeed's own default is to clip at 1
-    config["train_batch_size"] = student.batch_size
+    config["train_batch_size"] = settings.batch_size
     config["train_micro_batch_size_per_gpu"] = micro
     config["gradient_accumulation_steps"] = per_rank // micro
-    _check_optimizer(config, student, name)
+    _check_optimizer(config, settings, name)
     fp16, bf16 = _enabled(config, "fp16"), _enabled(config, "bf16")
     if fp16 and bf16:
         raise UserError(f"{name}: fp16 and bf16 are both enabled; take one")
@@ -84,21 +86,21 @@ def merged_config(student: Student, device_type: str = "cpu") -> dict[str, Any]:
     return config
 
 
-def _check_optimizer(config: dict[str, Any], student: Student, name: str) -> None:
+def _check_optimizer(config: dict[str, Any], settings: Settings, name: str) -> None:
     """Fill in the optimiser's numbers from the recipe; what both say must be equal."""
     params = config["optimizer"].setdefault("params", {}) if "optimizer" in config else {}
-    for key, recipe_value in (("lr", student.lr), ("weight_decay", student.weight_decay)):
+    for key, recipe_value in (("lr", settings.lr), ("weight_decay", settings.weight_decay)):
         value = params.setdefault(key, recipe_value)
         if value == "auto":
             params[key] = recipe_value
         elif float(value) != recipe_value:
             raise UserError(
-                f"{name}: optimizer.params.{key} is {value} but the recipe's student.{key} is {recipe_value}; "
+                f"{name}: optimizer.params.{key} is {value} but the recipe's {settings.section}.{key} is {recipe_value}; "
                 "make them equal or leave one out"
             )
-    if "scheduler" in config and student.schedule != "constant":
+    if "scheduler" in config and settings.schedule != "constant":
         raise UserError(
-            f"{name}: has a scheduler, and the recipe has student.schedule = {student.schedule}; leave one out"
+            f"{name}: has a scheduler, and the recipe has {settings.section}.schedule = {settings.schedule}; leave one out"
         )
 
 
@@ -124,18 +126,18 @@ def prepare(device: torch.device) -> None:
 class DeepSpeedEngine:
     """One rank of a DeepSpeed engine; the process group must be up."""
 
-    def __init__(self, model: nn.Module, student: Student, device: torch.device):
+    def __init__(self, model: nn.Module, settings: Settings, device: torch.device):
         prepare(device)
         import deepspeed
 
-        config = merged_config(student, device.type)
+        config = merged_config(settings, device.type)
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
         self.format = place(model, device)
         model.train()
         optimizer = None
         if "optimizer" not in config:
             optimizer = torch.optim.AdamW(
-                model.parameters(), lr=student.lr, weight_decay=student.weight_decay, fused=True
+                model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
             )
         self.sets_rate = "scheduler" not in config
         self.parts = config["gradient_accumulation_steps"]
@@ -145,7 +147,7 @@ class DeepSpeedEngine:
             )
         except (ValueError, AssertionError) as error:
             raise UserError(
-                f"student.deepspeed: DeepSpeed refuses this configuration ({_first_line(error)})"
+                f"{settings.section}.deepspeed: DeepSpeed refuses this configuration ({_first_line(error)})"
             ) from error
         self.engine.checkpoint_engine = _safe_checkpoint_engine()
         if self.world == 1 and _stage(config) == 0:

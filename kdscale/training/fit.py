@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kdscale.data.batches import Batch
-from kdscale.errors import RunFailure, Stopped
+from kdscale.errors import NotFinite, RunFailure, Stopped
 from kdscale.recipe import Training
 from kdscale.seeds import derive
 from kdscale.tracking.job import JobTracker
@@ -84,9 +84,11 @@ def fit(
 
     Raises:
         Stopped: asked to stop; a checkpoint was saved.
-        RunFailure: no job is left with a finite loss.
+        NotFinite: no job is left with a finite loss.
     """
     (start,) = {job.checkpoints.restore(model) for job, model in zip(jobs, engine.models, strict=True)}
+    for job in jobs:
+        job.status.update(state="running", resumed=start, step=start, steps=plan.steps)
     records = _Records(engine, jobs, plan, start)
     meter = Meter(engine)
     settings = plan.settings
@@ -120,8 +122,8 @@ def fit(
                 records.save(done)
             if stop and done < plan.steps:
                 raise Stopped(f"saved after step {done}")
-    except BaseException:
-        records.close(exit_code=1)
+    except BaseException as error:
+        records.close(exit_code=1, stopped=isinstance(error, Stopped))
         raise
     records.close()
 
@@ -137,7 +139,7 @@ class _Records:
         """Add a row to each job, and give up those whose loss is no longer finite.
 
         Raises:
-            RunFailure: none is left.
+            NotFinite: none is left.
         """
         epoch = done / self.plan.steps_per_epoch
         for i, values in enumerate(means):
@@ -163,7 +165,9 @@ class _Records:
         for i in self._left():
             self.jobs[i].checkpoints.save(self.engine.models[i], done)
 
-    def close(self, exit_code: int = 0) -> None:
+    def close(self, exit_code: int = 0, stopped: bool = False) -> None:
+        for i in self._left() if stopped else ():
+            self.jobs[i].status.update(state="stopped")
         while self._open:
             self._open.popitem()[1].close(exit_code)
 
@@ -172,7 +176,7 @@ class _Records:
 
     def _give_up(self, i: int, loss: float, done: int) -> None:
         job = self.jobs[i]
-        job.failure = RunFailure(
+        job.failure = NotFinite(
             f"the loss is {loss} after step {done} of {self.plan.steps}; lower the learning rate or look for bad samples"
         )
         job.status.update(state="failed", step=done, error=str(job.failure))

@@ -1,0 +1,121 @@
+"""What every rank of a group does to train one model: a student, a control, or a member too big for one device.
+
+They differ in their settings, their seeds and what they learn from; checkpoints, commit and status are the same.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from kdscale.cluster import whereabouts
+from kdscale.data.batches import Batches, Join, Pixels
+from kdscale.data.dataset import Dataset
+from kdscale.data.order import Order
+from kdscale.files import locked, remove_temporaries
+from kdscale.models import zoo
+from kdscale.pipeline import workers
+from kdscale.pipeline.run import Run
+from kdscale.recipe import Student, Teachers
+from kdscale.seeds import derive
+from kdscale.tracking.job import JobTracker
+from kdscale.tracking.status import Status, stop_file
+from kdscale.training.checkpoints import Checkpoints
+from kdscale.training.deepspeed_engine import DeepSpeedEngine
+from kdscale.training.done import finished
+from kdscale.training.engine import use_device
+from kdscale.training.finished import commit_weights
+from kdscale.training.fit import Job, Plan, fit
+from kdscale.training.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One model that a group of ranks is to train."""
+
+    stage: str
+    folder: Path
+    fingerprint: str
+    seed: int
+    purpose: tuple[str, ...] = ()
+    """Keeps what is drawn from the seed apart from what a member of the same seed draws."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Further marks of the finished weights and of the record."""
+
+    def draws(self, what: str) -> int:
+        return derive(self.seed, *self.purpose, what)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the model learns from."""
+
+    objective: Objective
+    pixels: Pixels
+    view: Callable[[int], int]
+    """The view that an epoch shows."""
+    join: Join | None = None
+
+
+Learn = Callable[[Dataset, torch.device, int], Lessons]
+"""(dataset, device, rank)"""
+
+
+def train_on_ranks(
+    run: Run, settings: Teachers | Student, gpus: float, task: Assignment, checkpoints: Checkpoints, learn: Learn
+) -> str:
+    """On every rank of a group: train a model from its last checkpoint; the sha256 of its weights, on rank 0."""
+    recipe, folder = run.recipe, task.folder
+    rank, world = dist.get_rank(), dist.get_world_size()
+    with locked(folder / ".lock") if rank == 0 else contextlib.nullcontext():
+        dist.barrier()
+        if (done := finished(folder, task.fingerprint)) is not None:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            return done
+        if rank == 0:
+            remove_temporaries(folder)
+        device = use_device(settings.cpus, gpus)
+        dataset = workers.dataset(run, "train")
+        shape = run.manifest.sample.shape
+        engine = DeepSpeedEngine(
+            zoo.build(settings.model, shape, dataset.classes, task.draws("weights")), settings, device
+        )
+        order = Order(dataset.sizes, task.draws("order"), settings.batch_size, recipe.data.lanes, recipe.data.window)
+        own = order.lanes // world
+        lessons = learn(dataset, device, rank)
+        batches = Batches(
+            dataset, order, lessons.pixels, lessons.view, range(rank * own, (rank + 1) * own), lessons.join
+        )
+        plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
+        report = Status(
+            folder, active=rank == 0, stage=task.stage, job=folder.name, seed=task.seed, ranks=world, **whereabouts()
+        )
+        report.update(state="running", steps=plan.steps)
+
+        def tracker(step: int) -> JobTracker:
+            return JobTracker(
+                folder,
+                task.stage,
+                folder.name,
+                step,
+                wandb=recipe.tracking.wandb,
+                group=recipe.name,
+                group_id=task.fingerprint,
+                config={**task.facts, "seed": task.seed, **recipe.model_dump(mode="json")},
+            )
+
+        job = Job(task.draws("steps"), checkpoints, tracker, report)
+        fit(engine, batches, lessons.objective, plan, [job], stop_file(run.folder).exists)
+        weights = engine.weights()
+        checksum = ""
+        if rank == 0:
+            checksum = commit_weights(folder, weights, task.fingerprint, **task.facts, seed=task.seed)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            report.update(state="done", step=plan.steps)
+        dist.barrier()
+        return checksum
