@@ -37,6 +37,7 @@ class Member:
     seed: int
     folder: Path
     fingerprint: str
+    stage: str = "teachers"
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -139,14 +140,14 @@ def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset,
 
 def _job(member: Member, recipe: Recipe, pack: int, steps: int) -> Job:
     seed = member.seed
-    status = Status(member.folder, stage="teachers", job=f"seed-{seed}", seed=seed, pack=pack)
+    status = Status(member.folder, stage=member.stage, job=member.folder.name, seed=seed, pack=pack)
     status.update(state="running", steps=steps)
 
     def tracker(step: int) -> JobTracker:
         return JobTracker(
             member.folder,
-            "teachers",
-            f"seed-{seed}",
+            member.stage,
+            member.folder.name,
             step,
             wandb=recipe.tracking.wandb,
             group=recipe.name,

@@ -17,7 +17,7 @@ from kdscale.logits.dense import Dense
 from kdscale.logits.records import Slot, StoreInfo
 from kdscale.logits.rows import Logits
 from kdscale.logits.store import Store
-from kdscale.pipeline import logits, student, teachers
+from kdscale.pipeline import joint, logits, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking.metrics import merge
@@ -33,7 +33,7 @@ NAME = "evaluate"
 TEST, VALIDATION = "test", "validation"
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
-VERSION = 2
+VERSION = 3
 """Of what is measured: results of another version are made again."""
 
 
@@ -45,6 +45,8 @@ class Trained:
     folder: Path
     checksum: str
     spec: ModelSpec
+    like_teachers: bool = False
+    """Whether it needs what a teacher needs."""
 
     @property
     def member(self) -> str:
@@ -55,14 +57,16 @@ class Trained:
 def models(run: Run) -> list[Trained]:
     recipe = run.recipe
     members = [
-        Trained(f"teacher-seed-{seed}", teachers.member_folder(run, seed), checksum, recipe.teachers.model)
+        Trained(f"teacher-seed-{seed}", teachers.member_folder(run, seed), checksum, recipe.teachers.model, True)
         for seed, checksum in teachers.members(run).items()
     ]
-    students = [
-        Trained(student.job_name(job), run.folder / student.job_folder(run, job), checksum, recipe.student.model)
-        for job, checksum in student.finished_jobs(run).items()
-    ]
-    return members + students
+    for job, checksum in student.finished_jobs(run).items():
+        jointly = job[0] == joint.KIND
+        spec = joint.model(recipe) if jointly else recipe.student.model
+        members.append(
+            Trained(student.job_name(job), run.folder / student.job_folder(run, job), checksum, spec, jointly)
+        )
+    return members
 
 
 def splits(run: Run) -> list[str]:
@@ -122,7 +126,7 @@ def work(run: Run, bars: Bars) -> None:
     for model in every:
         cpus, gpus = (
             (recipe.teachers.cpus, recipe.teachers.gpus)
-            if model.name.startswith("teacher")
+            if model.like_teachers
             else (recipe.student.cpus, recipe.student.gpus)
         )
         needs = cluster.needs(cpus, gpus)
@@ -232,6 +236,8 @@ def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
         sizes[name] = {"name": spec.name, "parameters": count, "bytes": 4 * count}
     members = run.recipe.teachers.count
     sizes["ensemble"] = {k: members * sizes["teacher"][k] for k in ("parameters", "bytes")}
+    if networks := run.recipe.joint.networks:
+        sizes[joint.KIND] = {"name": "average", **{k: networks * sizes["teacher"][k] for k in ("parameters", "bytes")}}
     return sizes
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdscale.errors import UserError
 from kdscale.files import digest
-from kdscale.pipeline import data, evaluate, logits, packs, report, student, teachers
+from kdscale.pipeline import data, evaluate, joint, logits, packs, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -103,7 +103,8 @@ def preflight(run: Run) -> None:
     logits.check_room(run)
     recipe, needs = student.placed(run.recipe)
     merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
-    for spec in (recipe.teachers.model, recipe.student.model):
+    jointly = [joint.model(recipe)] if recipe.joint.networks else []
+    for spec in (recipe.teachers.model, recipe.student.model, *jointly):
         zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
     teacher = cluster.needs(recipe.teachers.cpus, recipe.teachers.gpus)
     cluster.check_fits("a teacher", teacher)
