@@ -31,7 +31,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     name: str
-    """mlp, convnet, resnet, wide_resnet, or ``package.module:factory``."""
+    """mlp, convnet, resnet, wide_resnet, average, or ``package.module:factory``."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -241,6 +241,24 @@ class Student(Training):
         return self
 
 
+class Joint(Section):
+    """A control of the ensemble: the average of N networks, (F1 + ... + FN) / N, trained as one network on the labels.
+
+    It is trained with the teachers' settings, so that it differs from the ensemble in nothing but being trained jointly.
+    """
+
+    networks: int = Field(0, ge=0)
+    """N; 0 trains no such control."""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    """One control is trained for each."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Joint":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: each control needs its own seed")
+        return self
+
+
 Part = TypeVar("Part", Teachers, Student)
 
 
@@ -285,6 +303,7 @@ class Recipe(Section):
     logits: Logits = Logits()
     fusion: Annotated[Fusion, BeforeValidator(_fusion)] = Fusion()
     student: Student
+    joint: Joint = Joint()
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -137,11 +137,19 @@ def evaluate(
         return
     from kdscale import recipe as recipes
     from kdscale.ensemble import comparison
-    from kdscale.pipeline.evaluate import compare
+    from kdscale.pipeline import comparing, features
+    from launcher import local
 
     rules = comparison.named(fusion)  # before an hour of training, not after
     asked = recipes.load(recipe, overrides)
-    compared = compare(_bring("evaluate", asked, out or Path("runs") / asked.name, fresh), rules)
+
+    def stack(opened: Any, shown: Any) -> None:
+        if comparison.FEATURES in rules:
+            features.work(opened, lambda: local.connection(asked.cluster), shown)
+
+    opened = _bring("evaluate", asked, out or Path("runs") / asked.name, fresh, then=stack)
+    compared = comparing.compare(opened, rules)
+    comparing.save(opened, compared)
     if as_json:
         print(json.dumps(compared))
     else:
@@ -308,8 +316,10 @@ def _advance(
         print(json.dumps(overview(opened.folder)))
 
 
-def _bring(last: str, recipe: Any, folder: Path, fresh: bool) -> Any:
-    """Bring the run of a recipe up to a stage; the run."""
+def _bring(
+    last: str, recipe: Any, folder: Path, fresh: bool, then: Callable[[Any, Any], None] = lambda run, bars: None
+) -> Any:
+    """Bring the run of a recipe up to a stage, and do what is to be done `then`; the run."""
     from kdscale.pipeline import data, stages
     from kdscale.pipeline import run as runs
     from launcher import local
@@ -327,6 +337,7 @@ def _bring(last: str, recipe: Any, folder: Path, fresh: bool) -> Any:
             shown.say(f"note: {remark}")
         with _stop_on_signals(opened.folder):
             stages.advance(opened, last, lambda: local.connection(recipe.cluster), shown)
+            then(opened, shown)
     return opened
 
 

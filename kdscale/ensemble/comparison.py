@@ -36,7 +36,9 @@ AVERAGES: dict[str, Average] = {
     "stacked_probability": Average(fusion.mean_probability, weighing.stack_probabilities),
     "stacked_logit": Average(fusion.mean_logit, weighing.stack_logits),
 }
-RULES = (*AVERAGES, *voting.RULES)
+FEATURES = "stacked_features"
+"""A readout of the members' penultimate features (`weighing.stack_features`), which are computed where the members are."""
+RULES = (*AVERAGES, FEATURES, *voting.RULES)
 ALL = "all"
 
 
@@ -69,32 +71,44 @@ def named(asked: str) -> list[str]:
 
 def needs_validation(name: str) -> bool:
     """Whether a rule has weights that must be fitted."""
-    return name in AVERAGES and AVERAGES[name].fit is not None
+    return name == FEATURES or (name in AVERAGES and AVERAGES[name].fit is not None)
 
 
-def compare(rules: Sequence[str], outputs: Outputs, fitted_on: Outputs | None, bins: int) -> list[dict[str, Any]]:
+def compare(
+    rules: Sequence[str],
+    outputs: Outputs,
+    fitted_on: Outputs | None,
+    bins: int,
+    weights: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
     """What each rule makes of the members' outputs, at T = 1.
 
     Args:
         fitted_on: outputs on the split that weights are fitted on; rules that need it are left out without it.
         bins: of the ECE.
+        weights: how much each member counts, in means and, rounded to whole ballots, in votes; fitted weights take their
+            place. All alike by default.
 
     Returns:
         For each rule `rule`, `n`, `errors`, `accuracy` and `agreement` with the mean probability; of averages also `nll`,
-        `brier`, `ece`, and `weights` where they were fitted.
+        `brier`, `ece`, and `weights` where they were fitted; of votes `ballots`, where members have not one each. The
+        stacked features are not among them.
 
     Raises:
         UserError: there are too many classes for one of the rules.
     """
     logits = torch.from_numpy(outputs.logits)
-    usual = fusion.mean_probability(logits.double(), 1.0).argmax(-1).numpy()
-    votes = voting.elect(logits, [name for name in rules if name in voting.RULES])
+    share = None if weights is None else torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    usual = fusion.mean_probability(logits.double(), 1.0, share).argmax(-1).numpy()
+    ballots = None if weights is None else voting.whole_ballots(weights)
+    votes = voting.elect(logits, [name for name in rules if name in voting.RULES], ballots)
     rows = []
     for name in rules:
         if name in votes:
-            rows.append({"rule": name, **_decided(votes[name].numpy(), outputs.y, usual)})
-        elif fitted_on is not None or not needs_validation(name):
-            rows.append({"rule": name, **_averaged(AVERAGES[name], logits, outputs.y, usual, fitted_on, bins)})
+            row = {"rule": name, **_decided(votes[name].numpy(), outputs.y, usual)}
+            rows.append(row if ballots is None else {**row, "ballots": ballots})
+        elif name in AVERAGES and (fitted_on is not None or not needs_validation(name)):
+            rows.append({"rule": name, **_averaged(AVERAGES[name], logits, outputs.y, usual, fitted_on, bins, share)})
     return rows
 
 
@@ -105,12 +119,14 @@ def _averaged(
     usual: NDArray[np.int64],
     fitted_on: Outputs | None,
     bins: int,
+    share: Tensor | None,
 ) -> dict[str, Any]:
     weights = None
     if average.fit is not None:
         assert fitted_on is not None
         weights = average.fit(torch.from_numpy(fitted_on.logits), torch.from_numpy(fitted_on.y))
-    measured: dict[str, Any] = metrics.measure(average.rule(logits.double(), 1.0, weights).numpy(), y, usual, bins)
+    p = average.rule(logits.double(), 1.0, share if weights is None else weights)
+    measured: dict[str, Any] = metrics.measure(p.numpy(), y, usual, bins)
     return measured if weights is None else {**measured, "weights": weights.tolist()}
 
 

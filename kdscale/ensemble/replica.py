@@ -42,6 +42,7 @@ class Member:
     fingerprint: str
     ranks: int = 0
     """Of the DeepSpeed group that trains it; 0 for a process of its own or a pack."""
+    stage: str = "teachers"
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -186,15 +187,15 @@ def _job(member: Member, recipe: Recipe, pack: int) -> Job:
 
     seed = member.seed
     status = Status(
-        member.folder, stage="teachers", job=f"seed-{seed}", seed=seed, pack=pack, active=True, **whereabouts()
+        member.folder, stage=member.stage, job=member.folder.name, seed=seed, pack=pack, active=True, **whereabouts()
     )
     status.update(state="running")
 
     def tracker(step: int) -> JobTracker:
         return JobTracker(
             member.folder,
-            "teachers",
-            f"seed-{seed}",
+            member.stage,
+            member.folder.name,
             step,
             wandb=recipe.tracking.wandb,
             group=recipe.name,

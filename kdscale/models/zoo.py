@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kdscale.errors import UserError
+from kdscale.models.average import average
 from kdscale.models.convnet import convnet
 from kdscale.models.mlp import mlp
 from kdscale.models.resnet import resnet, wide_resnet
@@ -21,7 +22,13 @@ from kdscale.recipe import ModelSpec
 
 Factory = Callable[..., nn.Module]
 
-ZOO: dict[str, Factory] = {"mlp": mlp, "convnet": convnet, "resnet": resnet, "wide_resnet": wide_resnet}
+ZOO: dict[str, Factory] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "resnet": resnet,
+    "wide_resnet": wide_resnet,
+    "average": average,
+}
 
 
 def build(spec: ModelSpec, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:

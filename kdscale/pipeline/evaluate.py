@@ -4,7 +4,6 @@ Each split has a store of its own, so that what is asked later (other fusion rul
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from kdscale.logits.dense import Dense
 from kdscale.logits.records import Slot, StoreInfo
 from kdscale.logits.rows import Logits
 from kdscale.logits.store import Store
-from kdscale.pipeline import logits, student, teachers
+from kdscale.pipeline import joint, logits, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking.metrics import merge
@@ -26,15 +25,16 @@ from kdscale.tracking.status import stop_file
 
 if TYPE_CHECKING:
     from kdscale.cluster import Needs
-    from kdscale.data.dataset import Dataset
     from kdscale.pipeline.measuring import Labelled
 
 NAME = "evaluate"
 TEST, VALIDATION = "test", "validation"
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
-VERSION = 2
+VERSION = 3
 """Of what is measured: results of another version are made again."""
+FUSION = "fusion.json"
+"""The table of fusion rules that was asked for, if any was (`comparing`)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Trained:
     folder: Path
     checksum: str
     spec: ModelSpec
+    like_teachers: bool = False
+    """Whether it needs what a teacher needs."""
 
     @property
     def member(self) -> str:
@@ -55,14 +57,16 @@ class Trained:
 def models(run: Run) -> list[Trained]:
     recipe = run.recipe
     members = [
-        Trained(f"teacher-seed-{seed}", teachers.member_folder(run, seed), checksum, recipe.teachers.model)
+        Trained(f"teacher-seed-{seed}", teachers.member_folder(run, seed), checksum, recipe.teachers.model, True)
         for seed, checksum in teachers.members(run).items()
     ]
-    students = [
-        Trained(student.job_name(job), run.folder / student.job_folder(run, job), checksum, recipe.student.model)
-        for job, checksum in student.finished_jobs(run).items()
-    ]
-    return members + students
+    for job, checksum in student.finished_jobs(run).items():
+        jointly = job[0] == joint.KIND
+        spec = joint.model(recipe) if jointly else recipe.student.model
+        members.append(
+            Trained(student.job_name(job), run.folder / student.job_folder(run, job), checksum, spec, jointly)
+        )
+    return members
 
 
 def splits(run: Run) -> list[str]:
@@ -122,7 +126,7 @@ def work(run: Run, bars: Bars) -> None:
     for model in every:
         cpus, gpus = (
             (recipe.teachers.cpus, recipe.teachers.gpus)
-            if model.name.startswith("teacher")
+            if model.like_teachers
             else (recipe.student.cpus, recipe.student.gpus)
         )
         needs = cluster.needs(cpus, gpus)
@@ -183,42 +187,25 @@ def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
     }
 
 
-def compare(run: Run, rules: Sequence[str]) -> dict[str, Any]:
-    """Every one of these fusion rules on the test split, from the stored logits of the ensemble's members.
-
-    Weights are fitted on the validation split; without one, rules that need them are named in `left_out`.
-
-    Raises:
-        UserError: the members' logits are not there, or a rule does not take so many classes.
-    """
-    from kdscale.ensemble import comparison
-
-    seeds = run.recipe.fused_seeds
-    members = [model for model in models(run) if model.name in {f"teacher-seed-{seed}" for seed in seeds}]
-    read = {split: labelled(run, split, members).members(seeds) for split in splits(run)}
-    rows = comparison.compare(rules, read[TEST], read.get(VALIDATION), run.recipe.evaluate.bins)
-    for row in rows:
-        if "weights" in row:
-            row["weights"] = dict(zip(seeds, row["weights"], strict=True))
-    return {
-        "split": TEST,
-        "n": len(read[TEST].y),
-        "members": seeds,
-        "fitted_on": len(read[VALIDATION].y) if VALIDATION in read else None,
-        "rules": rows,
-        "left_out": [name for name in rules if name not in {row["rule"] for row in rows}],
-    }
-
-
 def labelled(run: Run, split: str, every: list[Trained]) -> "Labelled":
     """The labels of a split and what these models say of it, joined by key."""
-    from kdscale.data.dataset import Dataset
     from kdscale.pipeline.measuring import Labelled
 
-    dataset = Dataset(run.dataset, split, run.manifest)
     store = Store.open(run.folder / store_name(split), run.manifest.fingerprint, split)
-    y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.shards))])
-    return Labelled(y, {model.name: _read(store, dataset, model) for model in every})
+    return Labelled(labels(run, split), {model.name: read(run, store, split, model) for model in every})
+
+
+def labels(run: Run, split: str) -> NDArray[np.int64]:
+    """(N,) the labels of a split."""
+    from kdscale.pipeline import workers
+
+    dataset = workers.dataset(run, split)
+    return np.concatenate([dataset.decoded(number).y for number in range(len(dataset.shards))])
+
+
+def shares(recipe: Recipe) -> list[float]:
+    """The weights of the members that count, relative to each other."""
+    return [recipe.fusion.weights.get(seed, 1.0) for seed in recipe.fused_seeds]
 
 
 def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
@@ -232,13 +219,17 @@ def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
         sizes[name] = {"name": spec.name, "parameters": count, "bytes": 4 * count}
     members = run.recipe.teachers.count
     sizes["ensemble"] = {k: members * sizes["teacher"][k] for k in ("parameters", "bytes")}
+    if networks := run.recipe.joint.networks:
+        sizes[joint.KIND] = {"name": "average", **{k: networks * sizes["teacher"][k] for k in ("parameters", "bytes")}}
     return sizes
 
 
-def _read(store: Store, dataset: "Dataset", model: Trained) -> NDArray[np.float32]:
-    """(N, C) a model's logits of a split, joined to the dataset's rows by key."""
+def read(run: Run, store: Store, split: str, model: Trained) -> NDArray[np.float32]:
+    """(N, C) what a store has of a model, joined to the split's rows by key."""
     from kdscale.logits.reader import member_rows
+    from kdscale.pipeline import workers
 
+    dataset = workers.dataset(run, split)
     parts = []
     for number, shard in enumerate(dataset.shards):
         keys = dataset.decoded(number).keys
@@ -255,6 +246,6 @@ def _keep_earlier(run: Run) -> None:
         return
     aside = run.folder / "previous" / f"results-{earlier['fingerprint'][:12]}"
     aside.mkdir(parents=True, exist_ok=True)
-    for name in (RESULTS, METRICS, "report"):
+    for name in (RESULTS, METRICS, FUSION, "report"):
         if (run.folder / name).exists() and not (aside / name).exists():
             (run.folder / name).rename(aside / name)

@@ -52,12 +52,19 @@ def measure(recipe: Recipe, test: Labelled, validation: Labelled | None) -> dict
         "ensemble": of_test.whole(),
     }
     shown = {"ensemble": of_test.ensemble}
-    for kind in ("student", "control"):
-        names = {seed: f"{kind}-seed-{seed}" for seed in recipe.student.seeds}
-        runs = [{"seed": seed, **of_test.model(name)} for seed, name in names.items() if name in test.z]
+    for kind, seeds in {
+        **dict.fromkeys(("student", "control"), recipe.student.seeds),
+        "joint": recipe.joint.seeds,
+    }.items():
+        names = {seed: f"{kind}-seed-{seed}" for seed in seeds if f"{kind}-seed-{seed}" in test.z}
+        runs = [{"seed": seed, **of_test.model(name)} for seed, name in names.items()]
         if runs:
             shown[kind] = metrics.softmax(test.z[f"{kind}-seed-{runs[0]['seed']}"])
             split[kind] = {**_means(runs), "runs": runs}
+        if len(runs) > 1 and kind != "joint":
+            split[f"{kind}_ensemble"] = {"members": len(runs), **of_test.fused(list(names.values()))}
+    if "joint" in split:
+        split["joint"]["networks"] = recipe.joint.networks
     outputs = test.members(recipe.fused_seeds)
     split["by_size"] = _by_size(recipe, outputs)
     split["diversity"] = _diversity(outputs)
@@ -81,11 +88,22 @@ class _Measuring:
 
     def whole(self) -> dict[str, Any]:
         """The ensemble; what is scaled is its fused distribution, not each member (Rahaman & Thiery 2021)."""
-        fitted_on = None
+        fused = None
         if self.validation is not None:
             fused = _ensemble(self.recipe, self.validation.members(self.recipe.fused_seeds))
-            fitted_on = metrics.logarithm(fused)
-        return self._measured(self.ensemble, metrics.logarithm(self.ensemble), fitted_on)
+        return self._distribution(self.ensemble, fused)
+
+    def fused(self, names: list[str]) -> dict[str, Any]:
+        """The mean probability of several models."""
+        on_test, on_validation = (
+            None if split is None else np.mean([metrics.softmax(split.z[name]) for name in names], 0)
+            for split in (self.test, self.validation)
+        )
+        assert on_test is not None
+        return self._distribution(on_test, on_validation)
+
+    def _distribution(self, p: Probabilities, fitted_on: Probabilities | None) -> dict[str, Any]:
+        return self._measured(p, metrics.logarithm(p), None if fitted_on is None else metrics.logarithm(fitted_on))
 
     def _measured(
         self, p: Probabilities, z: NDArray[np.floating], fitted_on: NDArray[np.floating] | None
@@ -98,8 +116,22 @@ class _Measuring:
         temperature = metrics.fit_temperature(fitted_on, self.validation.y)
         if temperature is not None:
             scaled = metrics.measure(metrics.softmax(z / temperature), y, self.reference, bins)
-            found["scaled"] = {"temperature": temperature, **{name: scaled[name] for name in SCALED}}
+            found["scaled"] = {
+                "temperature": temperature,
+                **{name: scaled[name] for name in SCALED},
+                "fitted": _fitted(fitted_on, self.validation.y, temperature),
+            }
         return found
+
+
+def _fitted(z: NDArray[np.floating], y: NDArray[np.int64], temperature: float) -> dict[str, float]:
+    """What a temperature gained where it was fitted: NLL before and after, and the standard error of the difference.
+
+    A gain of less than two standard errors is one that chance alone may give.
+    """
+    before, after = (-metrics.logarithm(metrics.softmax(z / t))[np.arange(len(y)), y] for t in (1.0, temperature))
+    error = float(np.std(before - after, ddof=1) / np.sqrt(len(y))) if len(y) > 1 else 0.0
+    return {"n": len(y), "nll_before": float(before.mean()), "nll": float(after.mean()), "error": error}
 
 
 def _ensemble(recipe: Recipe, outputs: Outputs) -> Probabilities:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdscale.data.manifest import FILE, Manifest
 from kdscale.data.sources import open_source
-from kdscale.pipeline import data, evaluate, logits, packs, report, student, teachers
+from kdscale.pipeline import data, evaluate, joint, logits, packs, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Training
 
@@ -57,6 +57,7 @@ class _Dataset:
     classes: int
     train: int
     test: int
+    validation: int
     shards: int
 
 
@@ -73,19 +74,22 @@ def make(run: Run, cores: int) -> Plan:
         return Plan([Step(stage, 1, 0, "stage", None) for stage in ("data", "teachers", "logits", "student")], None)
     data.check_views(recipe, found.kind)
     jobs = len(student.jobs(run))
+    jointly = len(recipe.joint.seeds) if recipe.joint.networks else 0
     blocks = recipe.teachers.count * found.shards * recipe.logits.views
-    models = recipe.teachers.count + jobs
     left = {
         "data": len(data.missing(run)),
         "teachers": len(teachers.missing(run)) if whole else recipe.teachers.count,
         "logits": len(logits.missing(run)) if whole else blocks,
         "student": len(student.missing(run)) if whole else jobs,
+        "joint": sum(name.startswith(joint.KIND) for name in student.missing(run)) if whole else jointly,
         "evaluate": len(evaluate.missing(run)) if whole else 1,
     }
     left["report"] = len(report.missing(run)) if not left["evaluate"] else 1
     merged_config(recipe.student, "cuda" if torch.cuda.is_available() else "cpu")
     speed = _speed()
     teacher, pupil = (_operations(spec, found) / speed for spec in (recipe.teachers.model, recipe.student.model))
+    average = teacher * recipe.joint.networks
+    passes = [teacher * recipe.teachers.count, pupil * (jobs - jointly), average * jointly]
     big = recipe.teachers.workers
     if recipe.teachers.grouped:
         merged_config(recipe.teachers, "cuda" if torch.cuda.is_available() else "cpu")
@@ -93,13 +97,14 @@ def make(run: Run, cores: int) -> Plan:
     ranks = recipe.student.workers
     groups = max(1, cores // (recipe.student.cpus * recipe.student.workers))
     seconds = {
-        "data": left["data"] * (found.train + found.test) / 5000,
+        "data": left["data"] * (found.train + found.test + found.validation) / 5000,
         "teachers": _training(recipe.teachers, found, teacher / big, STEP if big == 1 else STEP_OF_RANKS)
         * _rounds(run, left["teachers"], at_once, whole),
         "logits": teacher * found.train * left["logits"] / max(1, found.shards) / at_once,
         "student": _training(recipe.student, found, pupil / ranks, STEP if ranks == 1 else STEP_OF_RANKS)
-        * math.ceil(left["student"] / groups),
-        "evaluate": left["evaluate"] * (teacher + pupil) * found.test * models / at_once,
+        * math.ceil((left["student"] - left["joint"]) / groups)
+        + _training(recipe.teachers, found, average, STEP) * math.ceil(left["joint"] / at_once),
+        "evaluate": left["evaluate"] * sum(passes) * (found.test + found.validation) / at_once,
         "report": left["report"] * 2.0,
     }
     totals = {"data": (1, "import"), "teachers": (recipe.teachers.count, "members"), "logits": (blocks, "blocks")}
@@ -127,6 +132,7 @@ def _imported(run: Run) -> _Dataset | None:
         len(manifest.classes),
         manifest.samples("train"),
         manifest.samples("test"),
+        manifest.samples("validation") if manifest.splits.get("validation") else 0,
         len(manifest.splits["train"]),
     )
 
@@ -144,7 +150,13 @@ def _unimported(run: Run) -> _Dataset | None:
     validation = validation or _part(recipe.validation, total - test)
     train = max(0, total - test - validation)
     return _Dataset(
-        source.spec.kind, source.spec.shape, len(source.classes), train, test, math.ceil(train / recipe.shard_size)
+        source.spec.kind,
+        source.spec.shape,
+        len(source.classes),
+        train,
+        test,
+        validation,
+        math.ceil(train / recipe.shard_size),
     )
 
 

@@ -1,16 +1,19 @@
 """Stage 6, report: RUN/report/index.html from the results."""
 
 from kdscale.files import digest, read_json, write_text
-from kdscale.pipeline import evaluate
+from kdscale.pipeline import comparing, evaluate
 from kdscale.pipeline.run import MARK, Run
 from kdscale.tracking.progress import Bars
 
 PAGE = "report/index.html"
+VERSION = 2
+"""Of what is drawn: a page of another version is made again."""
 
 
 def fingerprint(run: Run) -> str:
     results = read_json(run.folder / evaluate.RESULTS)
-    return digest({"stage": "report", "results": results})
+    fusion = comparing.saved(run)
+    return digest({"stage": "report", "version": VERSION, "results": results, "fusion": fusion})
 
 
 def missing(run: Run) -> list[str]:

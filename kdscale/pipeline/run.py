@@ -5,7 +5,7 @@
     RUN/teachers/seed-0/       a member: weights, metrics, status, checkpoints while it trains
     RUN/teachers/pack.json     how many members share a process, and why
     RUN/logits/                the logit store of the training split
-    RUN/students/student-seed-0/, RUN/students/control-seed-0/
+    RUN/students/student-seed-0/, RUN/students/control-seed-0/, RUN/students/joint-seed-0/
     RUN/evaluate/              logits of every model on the test split
     RUN/evaluate-validation/   the same on the validation split
     RUN/results.json, RUN/metrics.jsonl, RUN/report/index.html
@@ -46,7 +46,7 @@ trained again for another number of ranks.
 GROWS = frozenset({"count"})
 """Fields of teachers that add members and leave those that are there as they are."""
 FREE = (
-    *("logits.", "fusion.", "student.", "evaluate.", "tracking.", "cluster.", "data.views."),
+    *("logits.", "fusion.", "student.", "joint.", "evaluate.", "tracking.", "cluster.", "data.views."),
     *(f"teachers.{field}:" for field in HOW_ONLY | GROWS),
 )
 """What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 from kdscale.files import digest
-from kdscale.pipeline import data, evaluate, logits, packs, report, student, teachers
+from kdscale.pipeline import data, evaluate, joint, logits, packs, report, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -106,7 +106,8 @@ def preflight(run: Run) -> None:
     ranks = placed.teachers.workers if placed.teachers.grouped else 1
     if placed.teachers.grouped:
         merged_config(placed.teachers, "cuda" if teacher.gpus else "cpu")
-    for spec in (recipe.teachers.model, recipe.student.model):
+    jointly = [joint.model(recipe)] if recipe.joint.networks else []
+    for spec in (recipe.teachers.model, recipe.student.model, *jointly):
         zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
     cluster.check_fits("a teacher", teacher, ranks)
     packs.check(run, teacher.gpus)

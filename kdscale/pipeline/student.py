@@ -1,4 +1,7 @@
-"""Stage 4, student: DeepSpeed ranks train the student from the store, and its control from the labels alone."""
+"""Stage 4, student: DeepSpeed ranks train the student from the store, and its control from the labels alone.
+
+The ensemble's own control, its networks trained jointly, is trained here as well (`joint`).
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdscale.errors import UserError
 from kdscale.files import digest
-from kdscale.pipeline import logits, teachers
+from kdscale.pipeline import joint, logits, teachers
 from kdscale.pipeline.run import HOW_ONLY, Run
 from kdscale.recipe import Recipe
 from kdscale.tracking import status
@@ -21,12 +24,13 @@ SOFT_ONLY = {"temperature", "hard_weight", "quorum"}
 """Fields that a control does not depend on."""
 
 Job = tuple[str, int]
-"""("student" or "control", seed)"""
+"""("student", "control" or "joint", seed)"""
 
 
 def jobs(run: Run) -> list[Job]:
     kinds = ["student", "control"] if run.recipe.student.control else ["student"]
-    return [(kind, seed) for seed in run.recipe.student.seeds for kind in kinds]
+    jointly = run.recipe.joint.seeds if run.recipe.joint.networks else []
+    return [*((kind, seed) for seed in run.recipe.student.seeds for kind in kinds), *((joint.KIND, s) for s in jointly)]
 
 
 def job_name(job: Job) -> str:
@@ -40,6 +44,8 @@ def job_folder(run: Run, job: Job) -> str:
 
 def fingerprint(run: Run, job: Job) -> str:
     kind, seed = job
+    if kind == joint.KIND:
+        return joint.fingerprint(run, seed)
     recipe = run.recipe
     soft = kind == "student"
     ignored = {"seeds", "control", "workers", "deadline", *HOW_ONLY, *(() if soft else SOFT_ONLY)}
@@ -108,6 +114,27 @@ def work(run: Run, bars: Bars) -> None:
         submit()
     groups.run()
     groups.tick()
+    work_jointly(run, bars)
+
+
+def work_jointly(run: Run, bars: Bars) -> None:
+    """Train the joint controls that are missing."""
+    done = finished_jobs(run)
+    todo = {seed: (kind, seed) for kind, seed in jobs(run) if kind == joint.KIND and (kind, seed) not in done}
+    if not todo:
+        return
+    folders = {seed: run.claim(job_folder(run, job), fingerprint(run, job)) for seed, job in todo.items()}
+
+    def tick() -> None:
+        bars.show("students", len(done), len(jobs(run)))
+        for seed, folder in folders.items():
+            teachers.show_job(bars, f"  {job_name(todo[seed])}", status.read(folder), todo[seed] in done)
+
+    def finish(seed: int, checksum: str) -> None:
+        done[todo[seed]] = checksum
+
+    joint.queue(run, folders, tick, finish).run()
+    tick()
 
 
 def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]]:
@@ -118,7 +145,7 @@ def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]
     recipe, needs = placed(run.recipe)
     student = recipe.student
     done = finished_jobs(run)
-    todo = [job for job in jobs(run) if job not in done]
+    todo = [job for job in jobs(run) if job not in done and job[0] != joint.KIND]
     folders = {job: run.claim(job_folder(run, job), fingerprint(run, job)) for job in todo}
 
     def tick() -> None:

@@ -23,7 +23,7 @@ def train_teacher(folder: Path, recipe: Recipe, member: Member, gpus: float) -> 
         return Lessons(objectives.hard, pixels, lambda epoch: epoch + 1)
 
     task = Assignment(
-        "teachers", member.folder, member.fingerprint, member.seed, facts={"ranks": recipe.teachers.workers}
+        member.stage, member.folder, member.fingerprint, member.seed, facts={"ranks": recipe.teachers.workers}
     )
     run = Run(folder, recipe)
     return {member.seed: train_on_ranks(run, recipe.teachers, gpus, task, member.checkpoints, learn)}

@@ -12,12 +12,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kdscale.report.curves import Curve
-from kdscale.report.results import Bin, Split
+from kdscale.report.results import Bin, Range, Split
 from kdscale.report.summary import count, spread, values
 from kdscale.report.svg import (
     CONTROL,
     ENSEMBLE,
     INK,
+    JOINT,
     MUTED,
     PAPER,
     STUDENT,
@@ -28,44 +29,121 @@ from kdscale.report.svg import (
     inline,
 )
 
-COLOURS = {"teachers": TEACHER, "ensemble": ENSEMBLE, "student": STUDENT, "control": CONTROL}
+COLOURS = {"teachers": TEACHER, "ensemble": ENSEMBLE, "joint": JOINT, "student": STUDENT, "control": CONTROL}
 HEAT_CLASSES = 30
 """Up to so many classes a confusion matrix can be read as a picture."""
 
 
-def ensemble_size(split: Split, metric: Literal["accuracy", "nll"]) -> str | None:
-    """Accuracy (%) or NLL (nats) against the number of members, with student and control as levels.
+SIZE_METRICS = {
+    "accuracy": ("Accuracy", 100, "%"),
+    "nll": ("NLL", 1, ""),
+    "brier": ("Brier score", 1, ""),
+    "ece": ("ECE", 100, "%"),
+}
+"""What is drawn against the ensemble's size: its name, scale and unit."""
 
-    The band spans the smallest and largest value over the subsets of each size. None below two sizes.
+
+def ensemble_size(split: Split, metric: Literal["accuracy", "nll", "brier", "ece"]) -> str | None:
+    """A metric against the number of members, with student, control and joint control as levels.
+
+    The outer band spans the smallest and largest value over the subsets of each size, the inner one a standard deviation
+    about the mean. None below two sizes.
     """
     sizes = sorted(split.by_size, key=lambda row: row.members)
-    ranges = [(row.members, row.accuracy if metric == "accuracy" else row.nll) for row in sizes]
+    ranges: list[tuple[int, Range | None]] = [(row.members, getattr(row, metric)) for row in sizes]
     known = [(members, value) for members, value in ranges if value is not None]
     if len(known) < 2:
         return None
-    scale = 100 if metric == "accuracy" else 1
+    what, scale, unit = SIZE_METRICS[metric]
     members = [one for one, _ in known]
     means, lows, highs = ([scale * getattr(value, end) for _, value in known] for end in ("mean", "min", "max"))
-    unit = "%" if metric == "accuracy" else ""
     words = [f"{members[0]} members {means[0]:.4g}{unit}, {members[-1]} members {means[-1]:.4g}{unit}"]
     with drawing():
         drawn = figure()
         axes = drawn.subplots()
-        axes.fill_between(members, lows, highs, color=ENSEMBLE, alpha=0.18, linewidth=0)
+        axes.fill_between(members, lows, highs, color=ENSEMBLE, alpha=0.14, linewidth=0)
+        inner = [
+            (mean, scale * value.std) for mean, (_, value) in zip(means, known, strict=True) if value.std is not None
+        ]
+        if len(inner) == len(known):
+            below, above = ([mean + sign * deviation for mean, deviation in inner] for sign in (-1, 1))
+            axes.fill_between(members, below, above, color=ENSEMBLE, alpha=0.2, linewidth=0)
         axes.plot(members, means, color=ENSEMBLE, marker="o", markersize=3.5, linewidth=1.4, label="ensemble")
-        for name, dash in (("student", (5, 1.5)), ("control", (1.5, 1.5))):
+        for name, dash in (("student", (5, 1.5)), ("control", (1.5, 1.5)), ("joint", (6, 1.5, 1.5, 1.5))):
             trained = getattr(split, name)
             level = values([trained], metric) if trained else []
             if level:
                 axes.axhline(scale * level[0], color=COLOURS[name], linewidth=1.4, dashes=dash, label=name)
                 words.append(f"{name} {scale * level[0]:.4g}{unit}")
         axes.set_xlabel("members")
-        axes.set_ylabel("accuracy, %" if metric == "accuracy" else "NLL, nats")
+        axes.set_ylabel(f"{what}, {unit or 'nats'}" if unit or metric == "nll" else what)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.margins(x=0.03, y=0.08)
         _legend(drawn, axes)
-        what = "Accuracy" if metric == "accuracy" else "NLL"
         return inline(drawn, f"size-{metric}", f"{what} against ensemble size: {', '.join(words)}.")
+
+
+def disagreement(split: Split) -> str | None:
+    """On how many samples (%) every two members choose different classes; None below two members and above `HEAT_CLASSES`."""
+    pairs = split.diversity.pairs if split.diversity is not None else None
+    if pairs is None or not 2 <= len(pairs) <= HEAT_CLASSES:
+        return None
+    size = len(pairs)
+    every = [100 * pairs[i][j] for i in range(size) for j in range(i)]
+    most = max(every) or 1.0
+    with drawing():
+        drawn = figure(4.6, 4.1)
+        axes = drawn.subplots()
+        for i in range(size):
+            for j in range(i):
+                value = 100 * pairs[i][j]
+                depth = 0.08 + 0.62 * value / most
+                axes.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, color=TEACHER, alpha=depth, linewidth=0))
+                if size <= 12:
+                    axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=INK)
+        axes.set_xlim(-0.5, size - 1.5)
+        axes.set_ylim(size - 0.5, 0.5)
+        axes.set_aspect("equal")
+        ticks = range(size) if size <= 12 else range(0, size, 5)
+        axes.set_xticks([tick for tick in ticks if tick < size - 1])
+        axes.set_yticks([tick for tick in ticks if tick > 0])
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_xlabel("member")
+        axes.set_ylabel("member")
+        words = f"from {min(every):.2g}% to {max(every):.2g}% of the samples, {sum(every) / len(every):.2g}% on average"
+        return inline(drawn, "disagreement", f"Disagreement of every two members: {words}.")
+
+
+def fidelity(split: Split) -> str | None:
+    """How far each model is from the ensemble: mean KL (nats) against the share of other decisions (%)."""
+    groups = {"teachers": split.teachers, "joint": split.joint, "student": split.student, "control": split.control}
+    words = []
+    with drawing():
+        drawn = figure()
+        axes = drawn.subplots()
+        for name, group in groups.items():
+            models = [] if group is None else group if isinstance(group, list) else group.each
+            points = [
+                (100 * (1 - one.agreement), one.divergence)
+                for one in models
+                if one.agreement is not None and one.divergence is not None
+            ]
+            if points:
+                apart, divergence = zip(*points, strict=True)
+                style: dict[str, Any] = {"markersize": 5.5, "markeredgewidth": 0, "alpha": 0.75, "clip_on": False}
+                axes.plot(apart, divergence, "o", color=COLOURS[name], label=name, **style)
+                words.append(f"{name} {sum(apart) / len(apart):.2g}% and {sum(divergence) / len(divergence):.2g} nats")
+        if not words:
+            return None
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("decides unlike the ensemble, % of samples")
+        axes.set_ylabel("KL from the ensemble, nats")
+        _legend(drawn, axes)
+        return inline(drawn, "fidelity", f"Distance from the ensemble, in decisions and in KL: {'; '.join(words)}.")
 
 
 def _legend(drawn: Any, axes: Any, columns: int = 4) -> None:
@@ -77,7 +155,7 @@ def _legend(drawn: Any, axes: Any, columns: int = 4) -> None:
 
 def errors_strip(split: Split) -> str:
     """Wrong predictions of every teacher as dots, beside the ensemble and each seed of student and control."""
-    trained = {"student": split.student, "control": split.control}
+    trained = {"joint": split.joint, "student": split.student, "control": split.control}
     groups = {"teachers": split.teachers, "ensemble": [split.ensemble]}
     groups |= {name: one.each for name, one in trained.items() if one is not None}
     numbers = {name: values(group, "errors") for name, group in groups.items()}

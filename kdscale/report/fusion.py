@@ -1,7 +1,7 @@
-"""The fusion rules of an ensemble, a row each, for the terminal."""
+"""The fusion rules of an ensemble, a row each: for the terminal with `table`, and as plain cells for the page."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -19,11 +19,27 @@ COLUMNS = (
 )
 
 
+class Row(NamedTuple):
+    rule: str
+    votes: bool
+    """Whether it is a vote, which gives a class alone."""
+    cells: list[str]
+    """One a column."""
+
+
+def rows(compared: Mapping[str, Any]) -> list[Row]:
+    """A row for each rule."""
+    return [
+        Row(row["rule"], "nll" not in row, [_cell(column, row.get(column.field)) for column in COLUMNS])
+        for row in compared["rules"]
+    ]
+
+
 def table(compared: Mapping[str, Any]) -> Table:
     """The table of what `kdscale.pipeline.evaluate.compare` returns: averages first, votes below a line."""
     grid = Table(
         title=Text(f"{compared['split']}: {compared['n']:,} samples, {len(compared['members'])} members"),
-        caption=Text(_caption(compared)),
+        caption=Text(caption(compared)),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -35,11 +51,11 @@ def table(compared: Mapping[str, Any]) -> Table:
     for column in COLUMNS:
         grid.add_column(column.heading, justify="right")
     votes = False
-    for row in compared["rules"]:
-        if "nll" not in row and not votes and grid.row_count:
+    for row in rows(compared):
+        if row.votes and not votes and grid.row_count:
             grid.add_section()
-        votes = "nll" not in row
-        grid.add_row(row["rule"], *(_cell(column, row.get(column.field)) for column in COLUMNS))
+        votes = row.votes
+        grid.add_row(row.rule, *row.cells)
     return grid
 
 
@@ -47,14 +63,21 @@ def _cell(column: Column, value: float | None) -> str:
     return NOTHING if value is None else f"{column.scale * value:,.{column.decimals}f}"
 
 
-def _caption(compared: Mapping[str, Any]) -> str:
+def caption(compared: Mapping[str, Any]) -> str:
     """What must be known to read the table."""
     found = ["agree: the same class as the mean probability"]
-    if any("nll" not in row for row in compared["rules"]):
+    votes = [row for row in compared["rules"] if "nll" not in row]
+    if votes:
         found.append("votes rank the classes, so they have no probabilities; summed probability breaks their ties")
-    if any("weights" in row for row in compared["rules"]):
+    if compared.get("member_weights"):
+        cast = next(
+            (f"; as {', '.join(map(str, row['ballots']))} ballots in votes" for row in votes if "ballots" in row), ""
+        )
+        found.append(f"means weigh members by fusion.weights{cast}")
+    if any("weights" in row or "features" in row for row in compared["rules"]):
         found.append(f"weights are fitted on {compared['fitted_on']:,} validation samples")
-    if compared["left_out"]:
-        names = ", ".join(compared["left_out"])
-        found.append(f"without a validation split to fit weights on (data.validation) there is no {names}")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in compared["left_out"].items():
+        reasons.setdefault(reason, []).append(name)
+    found += [f"no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return "; ".join(found)

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from kdscale.errors import UserError
 from kdscale.files import write_text
-from kdscale.report import curves, figures, summary, table
-from kdscale.report.results import Model, Results, Split, checked
+from kdscale.report import curves, figures, fusion, summary, table
+from kdscale.report.results import Metrics, Model, Results, Split, checked
 
 
 class Picture(NamedTuple):
@@ -26,6 +26,14 @@ class Picture(NamedTuple):
     svg: Markup
     small: bool = False
     """Three of them stand side by side where the others stand in two columns."""
+
+
+class Scaling(NamedTuple):
+    """What temperature scaling does to a model, as cells."""
+
+    kind: str
+    label: str
+    cells: list[str]
 
 
 class Cost(NamedTuple):
@@ -62,6 +70,11 @@ def render(run: Path) -> Path:
         captions={name: summary.caption(results, name) for name in results.splits},
         pictures=_pictures(results, split, found),
         pairs=_pairs(results, split),
+        scaling=_scaling(split),
+        chance=_chance(split),
+        diversity=_diversity(split),
+        fusion=_fusion(run / "fusion.json", results),
+        fusion_columns=fusion.COLUMNS,
         costs=[_cost(name, model) for name, model in results.models.items()],
         ratio=summary.size_ratio(results.models),
         recipe=_read_recipe(run / "recipe.yaml", results),
@@ -92,6 +105,86 @@ def _read_recipe(path: Path, results: Results) -> str:
         raise UserError(f"{path}: cannot be read ({error}); mend it or move it away") from None
 
 
+def _fusion(path: Path, results: Results) -> tuple[list[fusion.Row], str] | None:
+    """The table of fusion rules and its caption; None where none was asked for since these results were made."""
+    try:
+        compared = json.loads(path.read_text(encoding="utf-8"))
+        if compared["fingerprint"] != results.fingerprint:
+            return None
+        return fusion.rows(compared), fusion.caption(compared)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `kdscale evaluate --fusion all` again") from None
+
+
+def _scaled_models(split: Split) -> list[tuple[str, str, list[Metrics]]]:
+    """Each kind of model, its name, and the models of it to which a temperature was fitted."""
+    kinds: list[tuple[str, str, list[Metrics]]] = [
+        ("teachers", "teachers", list(split.teachers)),
+        ("ensemble", "ensemble", [split.ensemble]),
+        ("joint", "joint control", split.joint.each if split.joint else []),
+        ("student", "student", split.student.each),
+        ("control", "control", split.control.each if split.control else []),
+    ]
+    return [(kind, name, fitted) for kind, name, all_ in kinds if (fitted := [one for one in all_ if one.scaled])]
+
+
+def _scaling(split: Split) -> list[Scaling]:
+    """T, and NLL before and after it on the validation split, where it was fitted, and here; ECE here. Means over seeds."""
+    rows = []
+    for kind, name, models in _scaled_models(split):
+        scaled = [one.scaled for one in models if one.scaled is not None]
+        fitted = [one.fitted for one in scaled if one.fitted is not None]
+        numbers: list[tuple[list[float | None], float, int]] = [
+            ([one.temperature for one in scaled], 1, 2),
+            ([one.nll_before for one in fitted], 1, 4),
+            ([one.nll for one in fitted], 1, 4),
+            ([one.nll for one in models], 1, 4),
+            ([one.nll for one in scaled], 1, 4),
+            ([one.ece for one in models], 100, 2),
+            ([one.ece for one in scaled], 100, 2),
+        ]
+        cells = []
+        for found, scale, decimals in numbers:
+            known = [scale * value for value in found if value is not None]
+            cells.append(f"{sum(known) / len(known):.{decimals}f}" if known else table.NOTHING)
+        rows.append(Scaling(kind, name, cells))
+    return rows
+
+
+def _chance(split: Split) -> str | None:
+    """In words, whether the temperatures gained more than chance where they were fitted, and whether it held here."""
+    every = [one for _, _, models in _scaled_models(split) for one in models]
+    fitted = [
+        (one, one.scaled, one.scaled.fitted)
+        for one in every
+        if one.scaled and one.scaled.fitted and one.nll is not None
+    ]
+    if not fitted:
+        return None
+    clear = sum(found.nll_before - found.nll > 2 * found.error for _, _, found in fitted)
+    held = sum(scaled.nll < one.nll for one, scaled, _ in fitted if one.nll is not None)
+    return (
+        f"Of {len(fitted)} temperatures, each fitted to {fitted[0][2].n:,} validation samples, {clear} gained more there than "
+        f"two standard errors, and {held} made the NLL on this split smaller."
+    )
+
+
+def _diversity(split: Split) -> str | None:
+    """The diversity of the members in a sentence."""
+    found = split.diversity
+    if found is None or len(split.teachers) < 2:
+        return None
+    text = f"Two members disagree on {found.disagreement:.2%} of the samples"
+    if found.entropy is None or found.mean_entropy is None or found.mutual_information is None:
+        return f"{text}."
+    return (
+        f"{text}; the entropy of their mean distribution is {found.entropy:.4f} nats, of which {found.mean_entropy:.4f} are "
+        f"their own and {found.mutual_information:.4f} come from their differing (mutual information)."
+    )
+
+
 def _main_first(results: Results) -> list[str]:
     return [results.main, *(name for name in results.splits if name != results.main)]
 
@@ -102,6 +195,8 @@ def _headlines(results: Results, split: Split) -> list[tuple[str, str, str]]:
     if split.control is not None:
         found.append((f"{100 * split.control.accuracy:.2f} %", "control's accuracy", "control"))
     found.append((f"{100 * split.ensemble.accuracy:.2f} %", "ensemble's accuracy", "ensemble"))
+    if split.joint is not None:
+        found.append((f"{100 * split.joint.accuracy:.2f} %", "joint control's accuracy", "joint"))
     ensemble, student = results.models.get("ensemble"), results.models.get("student")
     if ensemble and student and student.parameters > 0 and ensemble.parameters > 0:
         ratio = ensemble.parameters / student.parameters
@@ -115,7 +210,7 @@ def _pictures(results: Results, split: Split, found: curves.Curves) -> list[Pict
     drawn: list[tuple[str, str, str | None, bool]] = [
         (
             "Accuracy against ensemble size",
-            "Mean over subsets of the teachers; the band spans the worst and the best subset.",
+            "Mean over random subsets of the members; bands: a standard deviation, and the worst to the best subset.",
             figures.ensemble_size(split, "accuracy"),
             False,
         ),
@@ -123,6 +218,30 @@ def _pictures(results: Results, split: Split, found: curves.Curves) -> list[Pict
             "NLL against ensemble size",
             "Negative log-likelihood of the labels; lower is better.",
             figures.ensemble_size(split, "nll"),
+            False,
+        ),
+        (
+            "Brier score against ensemble size",
+            "Squared distance of the probabilities from the labels; lower is better.",
+            figures.ensemble_size(split, "brier"),
+            False,
+        ),
+        (
+            "Calibration error against ensemble size",
+            "Expected calibration error; a mean of sure members is less sure than they are, for better or worse.",
+            figures.ensemble_size(split, "ece"),
+            False,
+        ),
+        (
+            "Fidelity to the ensemble",
+            "A dot for each model; the nearer to the corner, the more it says what the ensemble says.",
+            figures.fidelity(split),
+            False,
+        ),
+        (
+            "Disagreement of the members",
+            "The share of samples, in %, on which two members decide differently.",
+            figures.disagreement(split),
             False,
         ),
         (
@@ -141,12 +260,12 @@ def _pictures(results: Results, split: Split, found: curves.Curves) -> list[Pict
         ),
         *(
             (
-                f"Calibration of the {name}",
+                f"Calibration of the {'joint control' if name == 'joint' else name}",
                 "Dots on the diagonal are honest; above it the model is too modest, below it too sure.",
                 figures.reliability(split.reliability[name], name),
                 True,
             )
-            for name in ("ensemble", "student", "control")
+            for name in ("ensemble", "student", "control", "joint")
             if name in split.reliability
         ),
     ]

@@ -18,6 +18,16 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
 
+class Fitted(Part):
+    """What a temperature gained on the validation split, where it was fitted."""
+
+    n: int
+    nll_before: float
+    nll: float
+    error: float
+    """Standard error of the difference of the two: chance alone may give a gain of less than two of it."""
+
+
 class Scaled(Part):
     """A model after temperature scaling: the T that was fitted on the validation split, and what it makes of this one."""
 
@@ -25,6 +35,7 @@ class Scaled(Part):
     nll: float
     brier: float | None = None
     ece: float | None = None
+    fitted: Fitted | None = None
 
 
 class Metrics(Part):
@@ -55,6 +66,18 @@ class Trained(Metrics):
     def each(self) -> list[Metrics]:
         """One entry a seed; the means themselves where the seeds were not kept."""
         return self.runs or [self]
+
+
+class Joint(Trained):
+    """The average of several networks, trained as one."""
+
+    networks: int = Field(ge=1)
+
+
+class Fused(Metrics):
+    """The mean probability of the students, or controls, of all seeds."""
+
+    members: int = Field(ge=1)
 
 
 class Range(Part):
@@ -107,6 +130,10 @@ class Split(Part):
     ensemble: Metrics
     student: Trained
     control: Trained | None = None
+    joint: Joint | None = None
+    student_ensemble: Fused | None = None
+    """None where there is but one seed."""
+    control_ensemble: Fused | None = None
     by_size: list[BySize] = Field(default_factory=list)
     diversity: Diversity | None = None
     reliability: dict[str, list[Bin]] = Field(default_factory=dict)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#010101", "#010102", "#010103"
 TEACHER, ENSEMBLE, STUDENT, CONTROL, WRONG = "#010104", "#010105", "#010106", "#010107", "#010108"
-PAPER = "#010109"
+PAPER, JOINT = "#010109", "#010110"
 
 PALETTE = {
     INK: "currentColor",
@@ -29,6 +29,7 @@ PALETTE = {
     CONTROL: "var(--control, #84808f)",
     WRONG: "var(--wrong, #c03b4b)",
     PAPER: "var(--paper, #fff)",
+    JOINT: "var(--joint, #8a5aa8)",
 }
 """What each stand-in becomes; the fallbacks serve a figure that is taken out of its page."""
 

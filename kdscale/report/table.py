@@ -37,14 +37,17 @@ COLUMNS = (
 
 
 class Row(NamedTuple):
-    kind: Literal["teacher", "teachers", "ensemble", "student", "control"]
+    kind: Literal["teacher", "teachers", "ensemble", "joint", "student", "control"]
     label: str
     cells: list[str]
     """One a column; several runs as mean±standard deviation, a dash where there is no number."""
 
 
 def rows(split: Split) -> list[Row]:
-    """Every model of a split: teachers (summed up where there are more than `FEW`), ensemble, student, control."""
+    """Every model of a split: teachers (summed up where there are more than `FEW`), ensemble, joint, student, control.
+
+    Where there are several students or controls, what they say together follows.
+    """
     teachers = split.teachers
     found: list[Row] = []
     if len(teachers) <= FEW:
@@ -54,9 +57,19 @@ def rows(split: Split) -> list[Row]:
     if len(teachers) > FEW:
         found.append(Row("teachers", "  range", _ranges(teachers)))
     found.append(Row("ensemble", "ensemble", _cells([split.ensemble])))
+    if split.joint is not None:
+        found.append(Row("joint", f"{split.joint.networks} trained jointly", _cells(split.joint.each)))
     found.append(Row("student", "student", _cells(split.student.each)))
+    if split.student_ensemble is not None:
+        found.append(
+            Row("student", f"{split.student_ensemble.members} students fused", _cells([split.student_ensemble]))
+        )
     if split.control is not None:
         found.append(Row("control", "control", _cells(split.control.each)))
+    if split.control_ensemble is not None:
+        found.append(
+            Row("control", f"{split.control_ensemble.members} controls fused", _cells([split.control_ensemble]))
+        )
     return found
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdscale.ensemble import comparison
-from kdscale.ensemble.comparison import AVERAGES, RULES, Outputs, compare, named
+from kdscale.ensemble.comparison import AVERAGES, FEATURES, RULES, Outputs, compare, named
 from kdscale.errors import UserError
 
 
@@ -18,7 +18,7 @@ def outputs(seed: int, members: int = 4, samples: int = 60) -> Outputs:
 
 def test_every_rule_is_measured_on_the_same_samples() -> None:
     rows = {row["rule"]: row for row in compare(RULES, outputs(0), outputs(1), 15)}
-    assert list(rows) == list(RULES)
+    assert list(rows) == [rule for rule in RULES if rule != FEATURES]
     for name, row in rows.items():
         assert row["n"] == 60
         assert row["accuracy"] == pytest.approx(1 - row["errors"] / 60)
@@ -32,7 +32,7 @@ def test_every_rule_is_measured_on_the_same_samples() -> None:
 
 def test_without_another_split_nothing_is_fitted() -> None:
     left = [row["rule"] for row in compare(RULES, outputs(0), None, 15)]
-    assert set(RULES) - set(left) == {"nll_weighted", "stacked_probability", "stacked_logit"}
+    assert set(RULES) - set(left) == {"nll_weighted", "stacked_probability", "stacked_logit", FEATURES}
 
 
 def test_one_member_decides_alone_whatever_the_rule() -> None:
@@ -48,3 +48,14 @@ def test_names() -> None:
         named("stv,bordas")
     with pytest.raises(UserError, match="there is no rule xyz; take all, or some of mean_probability"):
         named("xyz")
+
+
+def test_weights_count_in_means_and_as_ballots_in_votes() -> None:
+    alone, heavy = outputs(0, members=1), outputs(0, members=3)
+    heavy.logits[0] = alone.logits[0] = heavy.logits[2]
+    rules = ["mean_probability", "plurality", "borda", "kemeny"]
+    rows = compare(rules, heavy, None, 15, [9.0, 1.0, 1.0])
+    assert [row.get("ballots") for row in rows] == [None, *[[9, 1, 1]] * 3]
+    single = compare(rules, alone, None, 15)
+    assert [row["errors"] for row in rows[1:2]] == [row["errors"] for row in single[1:2]]
+    assert rows[0]["nll"] != compare(rules, heavy, None, 15)[0]["nll"]

@@ -88,3 +88,33 @@ def test_a_factory_beside_the_recipe_is_found(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(sys, "path", list(sys.path))
     net = zoo.build(spec("my_nets:flat", bias=False), (1, 4, 4), 3, 0)
     assert zoo.parameters(net) == 48
+
+
+def test_the_average_of_one_network_is_that_network() -> None:
+    plain, alone = spec("mlp", hidden=[8]), spec("average", model={"name": "mlp", "hidden": [8]}, count=1)
+    x = torch.randn(5, 1, 4, 4)
+    assert torch.equal(zoo.build(plain, (1, 4, 4), 3, 7)(x), zoo.build(alone, (1, 4, 4), 3, 7)(x))
+
+
+def test_an_average_has_n_independent_networks_and_trains_them_all() -> None:
+    plain = zoo.build(spec("mlp", hidden=[8]), (1, 4, 4), 3, 7)
+    net = zoo.build(spec("average", model={"name": "mlp", "hidden": [8]}, count=4), (1, 4, 4), 3, 7)
+    assert zoo.parameters(net) == 4 * zoo.parameters(plain)
+    x = torch.randn(5, 1, 4, 4)
+    each = torch.stack([network(x) for network in net.networks])
+    assert torch.allclose(net(x), each.mean(0))
+    assert all(not torch.allclose(each[i], each[j]) for i in range(4) for j in range(i))
+    net(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    again = zoo.build(spec("average", model={"name": "mlp", "hidden": [8]}, count=4), (1, 4, 4), 3, 7)
+    assert torch.equal(again(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"model": "mlp", "count": 0}, "give the number of networks"), ({"model": {"hidden": [3]}}, "give a name")],
+    ids=["count", "model"],
+)
+def test_mistakes_in_an_average_are_named(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        zoo.build(spec("average", **options), (1, 4, 4), 3, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdscale.pipeline.measuring import Labelled, fuse, measure
-from kdscale.recipe import Recipe
+from kdscale.recipe import Joint, Recipe
 from kdscale.report.results import Split
 from kdscale.training import metrics
 
@@ -134,3 +134,32 @@ def test_a_seed_without_a_best_temperature_leaves_no_mean() -> None:
 def test_weights_count_in_the_ensemble() -> None:
     sole = measure(recipe(weights={0: 1e9}), labelled(0), None)
     assert sole["ensemble"]["nll"] == pytest.approx(sole["teachers"][0]["nll"])
+
+
+def test_students_of_several_seeds_are_measured_together(split: dict[str, Any]) -> None:
+    test = labelled(0, sharpness=5)
+    p = np.mean([metrics.softmax(test.z[f"student-seed-{seed}"]) for seed in (3, 5)], 0)
+    assert split["student_ensemble"]["members"] == 2
+    assert split["student_ensemble"]["errors"] == int((p.argmax(1) != test.y).sum())
+    assert split["student_ensemble"]["nll"] == pytest.approx(float(-np.log(p[np.arange(80), test.y]).mean()))
+    assert split["control_ensemble"]["members"] == 2
+
+
+def test_the_joint_control_is_measured_beside_the_ensemble() -> None:
+    asked = recipe().model_copy(update={"joint": Joint(networks=4, seeds=[0])})
+    test = labelled(0)
+    test.z["joint-seed-0"] = test.z["control-seed-3"]
+    seen = measure(asked, test, None)
+    assert seen["joint"]["networks"] == 4
+    assert seen["joint"]["errors"] == seen["control"]["runs"][0]["errors"]
+    assert "joint_ensemble" not in seen
+    assert "joint" in seen["reliability"]
+    assert "joint" not in measure(asked, labelled(0), None)
+    Split.model_validate(seen)
+
+
+def test_what_a_temperature_gains_is_told_for_both_splits(split: dict[str, Any]) -> None:
+    fitted = split["ensemble"]["scaled"]["fitted"]
+    assert fitted["n"] == 300
+    assert fitted["nll"] < fitted["nll_before"]
+    assert fitted["nll_before"] - fitted["nll"] > 2 * fitted["error"] > 0

@@ -20,14 +20,14 @@ AVERAGE = {
 WEIGHTED = {**AVERAGE, "rule": "stacked_probability", "weights": {0: 0.7, 1: 0.3}}
 
 
-def shown(rules: list[dict[str, Any]], left_out: list[str] | None = None) -> str:
+def shown(rules: list[dict[str, Any]], left_out: dict[str, str] | None = None) -> str:
     compared = {
         "split": "test",
         "n": 1000,
         "members": [0, 1],
         "fitted_on": 1234,
         "rules": rules,
-        "left_out": left_out or [],
+        "left_out": left_out or {},
     }
     console = Console(width=110)
     with console.capture() as capture:
@@ -50,5 +50,6 @@ def test_the_caption_says_only_what_the_table_needs() -> None:
     assert "votes" not in text
 
 
-def test_what_is_left_out_is_said() -> None:
-    assert "(data.validation) there is no nll_weighted" in shown([VOTE], ["nll_weighted"])
+def test_what_is_left_out_is_said_with_the_reason() -> None:
+    text = shown([VOTE], {"nll_weighted": "no split", "stacked_logit": "no split", "stacked_features": "no layer"})
+    assert "no nll_weighted, stacked_logit: no split; no stacked_features: no layer" in text

@@ -1,5 +1,6 @@
 """The page is one file, the same bytes each time, safe against names, and complete with what there is."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -187,3 +188,43 @@ def test_garbled_metrics_are_refused(results, run):
 )
 def test_durations(seconds, text):
     assert figures.duration(seconds) == text
+
+
+def test_joint_control_fusion_and_scaling_are_shown_where_they_were_measured(results, run):
+    tree = results(TEACHERS, control=[60, 62, 61])
+    split = tree["splits"]["test"]
+    split["joint"] = {**split["control"], "networks": 3}
+    split["student_ensemble"] = {**split["ensemble"], "members": 3}
+    split["reliability"]["joint"] = split["reliability"]["ensemble"]
+    fitted = {"n": 500, "nll_before": 0.2, "nll": 0.1, "error": 0.01}
+    split["ensemble"]["scaled"] = {"temperature": 1.25, "nll": 9.0, "brier": 0.1, "ece": 0.01, "fitted": fitted}
+    split["ensemble"]["divergence"], split["joint"]["runs"][0]["divergence"] = 0.0, 0.2
+    split["diversity"] = {"disagreement": 0.05, "pairs": [[0, 0.04, 0.05], [0.04, 0, 0.06], [0.05, 0.06, 0]]}
+    for size in split["by_size"]:
+        size |= {"brier": size["nll"], "ece": {**size["nll"], "std": 0.01}}
+    folder = run(tree)
+    plain = render(folder).read_text(encoding="utf-8")
+    assert "Fusion rules" not in plain
+    vote = {"rule": "borda", "errors": 12, "accuracy": 0.988, "agreement": 0.999, "n": 1000}
+    compared = {"fingerprint": tree["fingerprint"], "rules": [vote], "left_out": {"stacked_features": "no layer"}}
+    (folder / "fusion.json").write_text(json.dumps(compared))
+    text = render(folder).read_text(encoding="utf-8")
+    for words in (
+        "3 trained jointly",
+        "3 students fused",
+        "Calibration of the joint control",
+        "Brier score against ensemble size",
+        "Calibration error against ensemble size",
+        "Fidelity to the ensemble",
+        "Two members disagree on 5.00% of the samples.",
+        "no stacked_features: no layer",
+        "1 gained more there than two standard errors, and 0 made the NLL on this split smaller",
+    ):
+        assert words in text
+    elements = parsed(text)
+    assert not elements.misplaced
+    (folder / "fusion.json").write_text(json.dumps({**compared, "fingerprint": "of other results"}))
+    assert render(folder).read_text(encoding="utf-8") == plain
+    (folder / "fusion.json").write_text("{")
+    with pytest.raises(UserError, match=r"fusion\.json.*--fusion all` again"):
+        render(folder)

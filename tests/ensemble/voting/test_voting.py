@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import elections
 
-from kdscale.ensemble.voting import RULES, Ballots, ballots, elect, pairwise
+from kdscale.ensemble.voting import RULES, Ballots, ballots, elect, pairwise, whole_ballots
 from kdscale.errors import UserError
 
 CONDORCET = ["copeland", "simpson", "condorcet", "schulze", "kemeny", "baldwin", "nanson"]
@@ -186,3 +186,16 @@ def test_too_many_classes_for_pairs_are_refused(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match="at most 5 classes, and there are 6; take plurality"):
             elect(z, [name])
     elect(z, ["plurality", "borda", "dowdall", "bucklin", "stv", "baldwin", "nanson"])
+
+
+def test_several_ballots_of_a_member_are_as_many_members() -> None:
+    z = torch.randn(3, 20, 4, generator=torch.Generator().manual_seed(3))
+    several, many = elect(z, ballots=[3, 1, 2]), elect(z[[0, 0, 0, 1, 2, 2]])
+    assert all(torch.equal(several[rule], many[rule]) for rule in RULES)
+
+
+def test_weights_become_the_fewest_whole_ballots_in_their_proportion() -> None:
+    assert whole_ballots([1.0, 1.0]) == [1, 1]
+    assert whole_ballots([0.7, 1.3]) == [7, 13]
+    assert whole_ballots([2.0, 1.0, 1.0]) == [2, 1, 1]
+    assert whole_ballots([1000.0, 1.0]) == [20, 1]
