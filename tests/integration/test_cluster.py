@@ -14,7 +14,7 @@ from support.place import Place, sentence, write_recipe
 pytestmark = pytest.mark.slow
 
 MEMBERS = 8
-LONGER = {"count": MEMBERS, "epochs": 120, "checkpoint_epochs": 4}
+LONGER = {"count": MEMBERS, "epochs": 100, "checkpoint_epochs": 4}
 
 ODD_NET = """
 import os, signal
@@ -138,7 +138,7 @@ def test_whatever_dies_members_end_in_the_same_bytes(nodes: Nodes, tmp_path: Pat
     wait_for(lambda: went_on(run, seed, worker))
     assert states(run)[seed]["resumed"] >= worker["saved"]
 
-    where = {node.unique_id if hasattr(node, "unique_id") else node.node_id: node for node in nodes.others}
+    where = {node.node_id: node for node in nodes.others}
     wait_for(lambda: any(state["node_id"] in where for state in under_way(run).values()))
     lost_seed, lost = next((s, state) for s, state in under_way(run).items() if state["node_id"] in where)
     clock = time.monotonic()
