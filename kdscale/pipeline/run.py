@@ -8,6 +8,7 @@
     RUN/students/student-seed-0/, RUN/students/control-seed-0/, RUN/students/joint-seed-0/
     RUN/evaluate/              logits of every model on the test split
     RUN/evaluate-validation/   the same on the validation split
+    RUN/features/, RUN/features-validation/, RUN/fusion.json    what `kdscale evaluate --fusion` asked for
     RUN/results.json, RUN/metrics.jsonl, RUN/report/index.html
     RUN/previous/              artefacts of earlier recipes, kept and taken back when a recipe returns to them
 

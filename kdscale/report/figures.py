@@ -62,11 +62,10 @@ def ensemble_size(split: Split, metric: Literal["accuracy", "nll", "brier", "ece
         drawn = figure()
         axes = drawn.subplots()
         axes.fill_between(members, lows, highs, color=ENSEMBLE, alpha=0.14, linewidth=0)
-        inner = [
-            (mean, scale * value.std) for mean, (_, value) in zip(means, known, strict=True) if value.std is not None
-        ]
-        if len(inner) == len(known):
-            below, above = ([mean + sign * deviation for mean, deviation in inner] for sign in (-1, 1))
+        deviations = [value.std for _, value in known if value.std is not None]
+        if len(deviations) == len(known):
+            below = [max(low, mean - scale * std) for low, mean, std in zip(lows, means, deviations, strict=True)]
+            above = [min(high, mean + scale * std) for high, mean, std in zip(highs, means, deviations, strict=True)]
             axes.fill_between(members, below, above, color=ENSEMBLE, alpha=0.2, linewidth=0)
         axes.plot(members, means, color=ENSEMBLE, marker="o", markersize=3.5, linewidth=1.4, label="ensemble")
         for name, dash in (("student", (5, 1.5)), ("control", (1.5, 1.5)), ("joint", (6, 1.5, 1.5, 1.5))):

@@ -36,7 +36,7 @@ def rows(compared: Mapping[str, Any]) -> list[Row]:
 
 
 def table(compared: Mapping[str, Any]) -> Table:
-    """The table of what `kdscale.pipeline.evaluate.compare` returns: averages first, votes below a line."""
+    """The table of what `kdscale.pipeline.comparing.compare` returns: averages first, votes below a line."""
     grid = Table(
         title=Text(f"{compared['split']}: {compared['n']:,} samples, {len(compared['members'])} members"),
         caption=Text(caption(compared)),

@@ -61,6 +61,20 @@ def evidence(split: Split) -> str | None:
     return f"{text}; the ranges over {len(sides[0])} seeds {'do not overlap' if apart else 'overlap'}"
 
 
+def against_joint(split: Split) -> str | None:
+    """What the ensemble's networks do when they are trained jointly: the control of Allen-Zhu & Li 2023."""
+    if split.joint is None or len(split.teachers) < 2:
+        return None
+    numbers = (split.joint.errors, split.ensemble.errors, fmean(teacher.errors for teacher in split.teachers))
+    if not all(map(math.isfinite, numbers)):
+        return None
+    jointly, ensemble, single = map(count, numbers)
+    return (
+        f"{split.joint.networks} networks trained jointly, as one, make {jointly} errors, the ensemble {ensemble} and a single "
+        f"teacher {single}"
+    )
+
+
 def gain_kept(split: Split) -> float | None:
     """The part of the ensemble's gain in accuracy over a mean teacher that the student has.
 
@@ -131,7 +145,8 @@ def sentences(results: Results, split: str | None = None) -> list[str]:
     second = against_ensemble(part, results.models, "the student")
     if first and behind:
         first = f"{first} ({behind})"
-    return [text[0].upper() + text[1:] + "." for text in (first, second) if text]
+    third = against_joint(part)
+    return [text[0].upper() + text[1:] + "." for text in (first, second, third) if text]
 
 
 def confused_pairs(matrix: Sequence[Sequence[int]], classes: Sequence[str], limit: int = 10) -> list[Confusion]:

@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 class Row(NamedTuple):
-    kind: Literal["teacher", "teachers", "ensemble", "joint", "student", "control"]
+    kind: Literal["teacher", "teachers", "ensemble", "joint", "student", "students", "control", "controls"]
     label: str
     cells: list[str]
     """One a column; several runs as mean±standard deviation, a dash where there is no number."""
@@ -62,13 +62,13 @@ def rows(split: Split) -> list[Row]:
     found.append(Row("student", "student", _cells(split.student.each)))
     if split.student_ensemble is not None:
         found.append(
-            Row("student", f"{split.student_ensemble.members} students fused", _cells([split.student_ensemble]))
+            Row("students", f"{split.student_ensemble.members} students fused", _cells([split.student_ensemble]))
         )
     if split.control is not None:
         found.append(Row("control", "control", _cells(split.control.each)))
     if split.control_ensemble is not None:
         found.append(
-            Row("control", f"{split.control_ensemble.members} controls fused", _cells([split.control_ensemble]))
+            Row("controls", f"{split.control_ensemble.members} controls fused", _cells([split.control_ensemble]))
         )
     return found
 

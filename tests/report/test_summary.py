@@ -136,3 +136,12 @@ def test_what_evaluation_does_not_write_is_refused(results, path, value, named):
     with pytest.raises(UserError, match=r"kdscale evaluate") as caught:
         checked(tree)
     assert named in str(caught.value)
+
+
+def test_the_joint_control_is_told_beside_ensemble_and_teacher(results):
+    tree = results([60, 62], ensemble=40)
+    assert summary.against_joint(main(tree)) is None
+    tree["splits"]["test"]["joint"] = {**tree["splits"]["test"]["student"], "networks": 2, "errors": 59.5}
+    assert summary.sentences(checked(tree))[-1] == (
+        "2 networks trained jointly, as one, make 59.5 errors, the ensemble 40 and a single teacher 61."
+    )
