@@ -26,17 +26,16 @@ def solve(own: Tensor, dustbin: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, T
         (B,) residual |sum of q - 1|, the only condition that is not met by construction; Newton steps taken.
     """
     multiplier = rest + own.sum(1)
-    steps = 0
-    for steps in range(1, STEPS + 1):
+    moving, steps = True, 0
+    while moving and steps < STEPS:
+        steps += 1
         root, offset = _root(multiplier, own, dustbin)
         y = 2 * own * multiplier[:, None] / (multiplier[:, None] + own + dustbin + root).clamp_min(_TINY)
         slope = (1 - offset / root.clamp_min(_TINY)) / 2  # of y; 0 where own is 0, as offset = root there
         step = (multiplier - rest - y.sum(1)) / (1 - slope.sum(1)).clamp_min(_TINY)
         following = torch.maximum(multiplier - step, rest)  # q of the rest is at most 1
-        moved = (following - multiplier).abs() > 4e-16 * multiplier
+        moving = bool(((following - multiplier).abs() > 4e-16 * multiplier).any())
         multiplier = following
-        if not moved.any():
-            break
     root, _ = _root(multiplier, own, dustbin)
     inside = (multiplier[:, None] + own + dustbin + root) / 2
     residual = ((own / inside).sum(1) + rest / multiplier - 1).abs()

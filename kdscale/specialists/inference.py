@@ -121,7 +121,7 @@ def _disjoint(
 def _overlapping(
     generalist: Tensor, own: Tensor, dustbin: Tensor, active: Tensor, sets: ClassSets
 ) -> tuple[Tensor, Tensor, int]:
-    groups, group = active.unique(dim=0, return_inverse=True)
+    groups, group = torch.unique(active, dim=0, return_inverse=True)
     group_slots, group_live = _slots(groups)
     regions = overlapping.pool(
         sets.classes[group_slots], sets.filled[group_slots], group_live, sets.members[group_slots]

@@ -40,7 +40,7 @@ def pool(classes: Tensor, filled: Tensor, live: Tensor, members: Tensor) -> Regi
         live: (G, M) bool: the slot is in use; other slots repeat a slot that is.
         members: (G, M, C) bool: the classes in each slot's set.
     """
-    groups, slots, size = classes.shape
+    _, slots, size = classes.shape
     flat = classes.flatten(1)
     holds = members.gather(2, flat[:, None].expand(-1, slots, -1)) & live[:, :, None]  # (G, M, E)
     owner = torch.arange(slots, device=flat.device).repeat_interleave(size)
@@ -57,7 +57,9 @@ def pool(classes: Tensor, filled: Tensor, live: Tensor, members: Tensor) -> Regi
     return Regions(code, first, table)
 
 
-def solve(members: Tensor, mass: Tensor, dustbin: Tensor, live: Tensor, rest: Tensor) -> tuple[Tensor, ...]:
+def solve(
+    members: Tensor, mass: Tensor, dustbin: Tensor, live: Tensor, rest: Tensor
+) -> tuple[Tensor, Tensor, Tensor, int]:
     """Multipliers of the optimum.
 
     Args:
@@ -70,12 +72,7 @@ def solve(members: Tensor, mass: Tensor, dustbin: Tensor, live: Tensor, rest: Te
     Returns:
         (B,) lambda; (B, M) mu, 0 where not live; (B,) residual: the dual gradient's largest component; steps taken.
     """
-    outside = torch.zeros_like(members[:, :1])
-    forms = torch.cat([outside, members, torch.eye(live.shape[1], dtype=mass.dtype, device=mass.device).expand(
-        len(mass), -1, -1)], 1)  # fmt: skip
-    scale = torch.ones_like(forms[:, :, :1])
-    scale[:, -live.shape[1] :] = 0  # the dustbins' forms are mu_m alone
-    forms = torch.cat([scale, forms], 2)  # (B, 1 + R + M, 1 + M)
+    forms = _forms(members)
     weight = torch.cat([rest[:, None], mass, dustbin * live], 1)
     used = weight > 0
     variables = torch.cat([torch.ones_like(live[:, :1]), live], 1).to(mass.dtype)
@@ -111,6 +108,16 @@ def solve(members: Tensor, mass: Tensor, dustbin: Tensor, live: Tensor, rest: Te
             length = torch.where(over, length / 2, length)
         x, gradient = trial, after
     return x[:, 0], x[:, 1:], gradient.abs().amax(1), steps
+
+
+def _forms(members: Tensor) -> Tensor:
+    """(B, 1 + R + M, 1 + M) what stands under the logarithms, in lambda and mu: of the rest, the regions, the dustbins."""
+    batch, regions, slots = members.shape
+    forms = torch.zeros(batch, 1 + regions + slots, 1 + slots, dtype=members.dtype, device=members.device)
+    forms[:, : 1 + regions, 0] = 1
+    forms[:, 1 : 1 + regions, 1:] = members
+    forms[:, 1 + regions :, 1:] = torch.eye(slots, dtype=members.dtype, device=members.device)
+    return forms
 
 
 def _newton(forms: Tensor, curvature: Tensor, gradient: Tensor, variables: Tensor) -> Tensor:
