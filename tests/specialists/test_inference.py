@@ -1,5 +1,7 @@
 """Joint inference finds the optimum, which another method in float64 finds too."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +197,11 @@ def test_refuses_bad_shapes():
         joint(p, own, dustbin[:3], laid)
     with pytest.raises(UserError, match="float16"):
         joint(p.half(), own, dustbin, laid)
+
+
+def test_the_example_of_the_documentation_runs():
+    text = (Path(__file__).parents[2] / "docs" / "specialists.md").read_text()
+    names: dict = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert names["q"].sum().item() == pytest.approx(1)
+    assert names["residual"].max() < 1e-9
