@@ -23,6 +23,7 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "scikit-learn>=1.5",
+        "scipy>=1.11",
         "pillow>=10",
         "matplotlib>=3.9",
         "jinja2>=3.1",

@@ -66,9 +66,9 @@ class Data(Section):
     """Where the samples come from and in what order they are read."""
 
     source: str = "digits"
-    """digits, idx, folder, npz, parquet, shards, or ``package.module:function``."""
+    """digits, digit_strings, idx, folder, npz, parquet, shards, or ``package.module:function``."""
     path: str | None = None
-    """File, folder or URL of the source; digits needs none."""
+    """File, folder or URL of the source; digits needs none, digit_strings MNIST's folder or none."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the source, such as column names of a parquet file."""
     validation: Share = 0.1

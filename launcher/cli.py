@@ -168,7 +168,9 @@ def data_import(
     source: Annotated[
         str,
         typer.Option(
-            "--from", metavar="KIND", help="digits, idx, folder, npz, parquet, shards or package.module:function."
+            "--from",
+            metavar="KIND",
+            help="digits, digit_strings, idx, folder, npz, parquet, shards or package.module:function.",
         ),
     ],
     settings: Annotated[

@@ -6,17 +6,22 @@ import json
 import struct
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from kdscale import recipe
 from kdscale.data import shards
+from kdscale.data.importing import import_dataset
 from kdscale.data.sources import open_source
 from kdscale.data.sources.base import Source
+from kdscale.data.sources.digit_strings import DigitStrings
 from kdscale.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -449,6 +454,8 @@ class TestParquet:
 
 MODULE = """
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 def mapping(path, n=6):
@@ -525,3 +532,88 @@ class TestFunction:
 
     def test_wrong_option(self, module):
         refused(f"{module}:mapping", None, "TypeError", "m", m=1)
+
+
+class TestDigitStrings:
+    SMALL: ClassVar[dict[str, Any]] = {"length": 2, "train": 300, "validation": 50, "test": 70}
+
+    @staticmethod
+    def source(path: Path | None = None, **options: Any) -> DigitStrings:
+        source = opened("digit_strings", path, **TestDigitStrings.SMALL | options)
+        assert isinstance(source, DigitStrings)
+        return source
+
+    def test_a_string_is_its_digits_side_by_side(self, tmp_path):
+        source = self.source()
+        assert source.spec.shape == (1, 8, 16)
+        assert source.classes == [f"{number:02d}" for number in range(100)]
+        for row, x in enumerate(pixels(source, tmp_path)[:40]):
+            split = str(source.splits[row])
+            for place, digit in enumerate(source.classes[source.labels[row]]):
+                half = x[0, :, 8 * place : 8 * place + 8]
+                assert (source._pictures[split][int(digit)] == half).all((1, 2)).any()
+
+    def test_splits_share_no_picture(self):
+        dealt = self.source()._pictures
+        for digit in range(10):
+            found = [{picture.tobytes() for picture in dealt[split][digit]} for split in dealt]
+            assert all(found)
+            assert len(set.union(*found)) == sum(map(len, found))
+        assert sum(len(pictures) for lists in dealt.values() for pictures in lists) == 1797
+
+    @settings(max_examples=10, deadline=None)
+    @given(seed=st.integers(0, 2**31), row=st.integers(0, 419))
+    def test_a_string_depends_on_seed_and_row_alone(self, seed, row):
+        one, other = self.source(seed=seed), self.source(seed=seed)
+        [other.encode(before) for before in range(3)]
+        assert one.encode(row) == other.encode(row)
+        assert self.source(seed=seed + 1).encode(row).payload != one.encode(row).payload
+
+    def test_every_class_is_trained_on_and_counts_are_as_asked(self):
+        for zipf in (0, 1.5):
+            source = self.source(zipf=zipf)
+            train = source.labels[source.splits == "train"]
+            assert np.unique(train).size == 100
+            assert [int((source.splits == split).sum()) for split in ("train", "validation", "test")] == [300, 50, 70]
+
+    def test_zipf_skews_all_splits_alike(self):
+        source = self.source(zipf=1.0, train=20_000, test=20_000)
+        train, test = (np.bincount(source.labels[source.splits == split], minlength=100) for split in ("train", "test"))
+        assert np.corrcoef(train, test)[0, 1] > 0.99
+        assert train.max() / train.sum() == pytest.approx(1 / sum(1 / n for n in range(1, 101)), rel=0.1)
+        even = np.bincount(self.source(train=1_050).labels[:1_050])
+        assert even.max() - even.min() <= 1
+
+    def test_noise_and_fewer_digits(self):
+        plain, noisy = self.source(), self.source(noise=0.2)
+        difference = noisy.pixels(0).astype(int) - plain.pixels(0).astype(int)
+        assert 10 < np.abs(difference).max() <= 255
+        few = self.source(digits=3)._pictures
+        assert [len(pictures) for pictures in few["train"]] == [3] * 10
+        assert len(few["test"][0]) > 3
+
+    def test_digits_of_mnist_files_keep_their_test_split(self, tmp_path):
+        x, y = RNG.integers(0, 256, (60, 4, 5), np.uint8), np.arange(60) % 10
+        for split, rows in (("train", slice(0, 40)), ("t10k", slice(40, 60))):
+            write_idx(tmp_path / f"{split}-images-idx3-ubyte", x[rows])
+            write_idx(tmp_path / f"{split}-labels-idx1-ubyte", y[rows])
+        source = self.source(tmp_path)
+        assert source.spec.shape == (1, 4, 10)
+        assert sum(map(len, source._pictures["test"])) == 20
+        assert (source._pictures["test"][3] == x[40:][y[40:] == 3]).all()
+
+    def test_imports_the_same_with_any_number_of_workers(self, tmp_path):
+        data = recipe.Data(source="digit_strings", options=self.SMALL, shard_size=64)
+        one, two = (import_dataset(data, 0, tmp_path / str(n), workers=n) for n in (1, 2))
+        assert one.fingerprint == two.fingerprint
+        assert one.samples("test") == 70
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("length", 0), ("length", 9), ("train", 99), ("test", 0), ("noise", -1), ("zipf", "x"), ("digits", 0)],
+    )
+    def test_refuses_options_out_of_range(self, option, value):
+        refused("digit_strings", None, f"data.options.{option}", **self.SMALL | {option: value})
+
+    def test_refuses_other_pictures(self, tmp_path):
+        refused("digit_strings", mnist(tmp_path), "ten digits")

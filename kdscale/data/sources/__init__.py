@@ -12,7 +12,7 @@ from typing import Any
 from kdscale.data.sources.base import Source
 from kdscale.errors import UserError
 
-KINDS = ("digits", "idx", "folder", "npz", "parquet", "shards")
+KINDS = ("digits", "digit_strings", "idx", "folder", "npz", "parquet", "shards")
 
 
 def open_source(kind: str, path: str | None, options: dict[str, Any], image_size: int | None) -> Source:
@@ -29,7 +29,7 @@ def open_source(kind: str, path: str | None, options: dict[str, Any], image_size
     assert kind != "shards", "tars are used in place; importing.import_dataset does it"
     module = importlib.import_module(f"kdscale.data.sources.{kind}")
     check_options(kind, options, module.OPTIONS)
-    if kind == "digits":
+    if kind == "digits" or (kind == "digit_strings" and path is None):
         place = Path()
     elif path is None:
         raise UserError(f"data.path: the source {kind} needs one; give the file or folder")

@@ -97,6 +97,12 @@ class ArraySource:
         np.save(buffer, array, allow_pickle=False)
         return Encoded(key, "npy", buffer.getvalue(), label)
 
+    def arrays(self, split: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Samples as they lie in memory and their labels: of a split, or of the pool, whose name is sample."""
+        ends = [0, *self._ends.tolist()]
+        number = [part.split or "sample" for part in self._parts].index(split)
+        return self._parts[number].x, self.labels[ends[number] : ends[number + 1]]
+
     def _find(self, index: int) -> tuple[Part, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[number], index - (int(self._ends[number - 1]) if number else 0)
