@@ -35,6 +35,8 @@ class Batch:
     """(B,) int64 class numbers."""
     targets: Columns = field(default_factory=dict)
     """What the join gave, (B, ...) each."""
+    step: int = 0
+    """Of the training."""
 
     def split(self, parts: int) -> list["Batch"]:
         """Equal micro-batches, in order."""
@@ -42,7 +44,7 @@ class Batch:
             return [self]
         targets = {name: column.chunk(parts) for name, column in self.targets.items()}
         return [
-            Batch(x, y, {name: chunks[part] for name, chunks in targets.items()})
+            Batch(x, y, {name: chunks[part] for name, chunks in targets.items()}, self.step)
             for part, (x, y) in enumerate(zip(self.x.chunk(parts), self.y.chunk(parts), strict=True))
         ]
 
@@ -122,6 +124,7 @@ class Batches:
             x=self.pixels(x, ids, view),
             y=torch.from_numpy(y).to(device, non_blocking=True),
             targets={name: column.to(device, non_blocking=True) for name, column in targets.items()},
+            step=step,
         )
 
     def rows(self, step: int) -> "Raw":
