@@ -11,7 +11,7 @@ from support.place import sentence, write_recipe
 
 pytestmark = pytest.mark.slow
 
-BIG = {"count": 2, "workers": 2, "deepspeed": {"zero_optimization": {"stage": 1}}, "epochs": 12}
+BIG = {"count": 2, "workers": 2, "deepspeed": {"zero_optimization": {"stage": 1}}, "epochs": 6}
 
 
 def weights(run: Path) -> dict[str, bytes]:
