@@ -38,10 +38,12 @@ def joint_inference(options: Options) -> list[Figure]:
         rate, steps = 0.0, ADAM
         for tried in (0.1, 0.03, 0.3):
             taken = _adam(given, active, tried, steps, best)
+            print(f"{kind}: Adam at rate {tried}: {taken} steps", flush=True)
             rate, steps = (tried, taken) if taken < steps else (rate, steps)
         ours = partial(joint, *given, active=active)
-        measured = min(steps, 200 if options.quick else 1000)
+        measured = min(steps, 20 if options.quick else 100)
         newton, adam = side_by_side([ours, partial(_adam, given, active, rate, measured)], 3 if options.quick else 5)
+        print(f"{kind}: seconds of Newton {newton}, of {measured} steps of Adam {adam}", flush=True)
         ratios = sorted(b * steps / measured / a for a, b in zip(newton, adam, strict=True))
         figures += [
             Figure(f"{kind}: active specialists an image", active.sum(1).double().mean().item(), ""),

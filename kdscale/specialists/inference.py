@@ -53,12 +53,17 @@ def joint(
     _check(generalist, own, dustbin, sets)
     if active is None:
         active = sets.active(generalist, n)
-    q = generalist.clone()
-    residual = torch.zeros(len(q), dtype=torch.float64, device=q.device)
     floats = active.float()
     shares = ((floats @ sets.overlaps.float()) * floats).sum(1) > 0
+    kinds = (active.any(1) & ~shares, _disjoint), (shares, _overlapping)
+    for chosen, way in kinds:
+        if len(chosen) and chosen.all():  # spares a copy of everything
+            found, lack, steps = way(generalist, own, dustbin, active, sets)
+            return Joint(found, lack, active, steps)
+    q = generalist.clone()
+    residual = torch.zeros(len(q), dtype=torch.float64, device=q.device)
     steps = 0
-    for chosen, way in ((active.any(1) & ~shares, _disjoint), (shares, _overlapping)):
+    for chosen, way in kinds:
         rows = chosen.nonzero()[:, 0]
         if len(rows):
             found, lack, taken = way(generalist[rows], own[rows], dustbin[rows], active[rows], sets)
@@ -98,8 +103,8 @@ def _added(generalist: Tensor, own: Tensor, slots: Tensor, live: Tensor, sets: C
     return a.scatter_add_(1, classes.flatten(1), part.flatten(1)), classes.flatten(1)
 
 
-def _result(a: Tensor, classes: Tensor, named: Tensor, rest: Tensor, divisor: Tensor) -> Tensor:
-    """(B, C) q: the rest of a by its divisor, the (B, E) named classes by theirs; repetitions write the same twice."""
+def _result(classes: Tensor, named: Tensor, rest: Tensor, divisor: Tensor) -> Tensor:
+    """(B, C) q: the (B, E) named classes, and the rest by its divisor, in place; repetitions write the same twice."""
     rest /= divisor[:, None].to(rest.dtype)
     return rest.scatter_(1, classes, named.to(rest.dtype))
 
@@ -111,11 +116,11 @@ def _disjoint(
     a, classes = _added(generalist, own, slots, live, sets)
     named = a.gather(1, classes).double().reshape(*slots.shape, -1)
     mass = torch.where(sets.filled[slots] & live[:, :, None], named, 0.0).sum(2)
-    rest = a.scatter(1, classes, 0.0)
+    rest = a.scatter_(1, classes, 0.0)
     d = torch.where(live, dustbin.gather(1, slots), 0.0).double()
     multiplier, inside, residual, steps = disjoint.solve(mass, d, rest.sum(1, dtype=torch.float64))
     inside = torch.where(live, inside, inside[:, :1])
-    return _result(a, classes, (named / inside[:, :, None]).flatten(1), rest, multiplier), residual, steps
+    return _result(classes, (named / inside[:, :, None]).flatten(1), rest, multiplier), residual, steps
 
 
 def _overlapping(
@@ -132,11 +137,11 @@ def _overlapping(
     members = regions.members[group]
     mass = torch.zeros(members.shape[:2], dtype=torch.float64, device=a.device)
     mass.scatter_add_(1, entry, torch.where(regions.first[group], named, 0.0))
-    rest = a.scatter(1, classes, 0.0)
+    rest = a.scatter_(1, classes, 0.0)
     d = torch.where(live, dustbin.gather(1, slots).double().clamp_min(FLOOR), 0.0)
     multiplier, mu, residual, steps = overlapping.solve(members, mass, d, live, rest.sum(1, dtype=torch.float64))
     divisor = multiplier[:, None] + torch.einsum("brm,bm->br", members, mu)
-    q = _result(a, classes, named / divisor.gather(1, entry), rest, multiplier.abs().clamp_min(1e-300))
+    q = _result(classes, named / divisor.gather(1, entry), rest, multiplier.abs().clamp_min(1e-300))
     return q, residual, steps
 
 

@@ -205,3 +205,15 @@ def test_the_example_of_the_documentation_runs():
     exec(text.split("```python\n")[1].split("```")[0], names)
     assert names["q"].sum().item() == pytest.approx(1)
     assert names["residual"].max() < 1e-9
+
+
+def test_an_empty_batch_is_an_empty_batch():
+    p, own, dustbin, laid = problem(8, [[0, 1], [1, 2]], 3, 0)
+    assert joint(p[:0], own[:0], dustbin[:0], laid).q.shape == (0, 8)
+
+
+def test_images_with_none_disjoint_and_overlapping_specialists_in_one_batch():
+    given_ = problem(12, [[0, 1, 2], [2, 3, 4], [5, 6]], 4, 2)
+    found = joint(*given_, active=torch.tensor([[0, 0, 0], [1, 0, 1], [1, 1, 1], [0, 1, 0]]).bool())
+    assert_optimal(given_, found)
+    assert (found.q[0] == given_[0][0]).all()
