@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from kdscale.data.batches import Batches, Join
+from kdscale.data.batches import Batch, Batches, Join
 from kdscale.data.columns import Columns
 from kdscale.data.order import Order
 from kdscale.data.shards import Decoded
@@ -21,18 +22,19 @@ from kdscale.logits.commits import Listing
 from kdscale.models import zoo
 from kdscale.pipeline import logits, teachers, workers
 from kdscale.pipeline.run import Run
-from kdscale.recipe import Recipe
+from kdscale.recipe import Recipe, Student
 from kdscale.seeds import derive
 from kdscale.tracking import status
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status, stop_file
-from kdscale.training import objectives
+from kdscale.training import objectives, schedules
 from kdscale.training.checkpoints import Checkpoints
 from kdscale.training.deepspeed_engine import DeepSpeedEngine
 from kdscale.training.done import finished
 from kdscale.training.engine import use_device
 from kdscale.training.finished import commit_weights
 from kdscale.training.fit import Job, Plan, fit
+from kdscale.training.objectives.mixup import mixing
 
 
 def train_student(
@@ -68,15 +70,18 @@ def train_student(
         )
         own = order.lanes // world
         join: Join | None = None
+        plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
         objective: objectives.Objective = objectives.hard
+        if settings.label_smoothing or settings.mixup:
+            objective = objectives.labelled(settings.label_smoothing)
         if kind == "student":
             targets = soft_targets(run, job_folder, rank)
 
             def join(number: int, decoded: Decoded, view: int, epoch: int) -> Columns:
                 return targets.shard(dataset.shards[number].name, decoded.keys, view, epoch)
 
-            objective = objectives.distillation(settings.temperature, settings.hard_weight)
-        batches = Batches(
+            objective = soft_objective(settings, plan.steps)
+        batches: Callable[[int], Batch] = Batches(
             dataset,
             order,
             workers.shared_pixels(run, device),
@@ -84,7 +89,8 @@ def train_student(
             range(rank * own, (rank + 1) * own),
             join,
         )
-        plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
+        if settings.mixup:
+            batches = mixing(batches, settings.mixup, derive(seed, "student", "mixup"), rank)
         checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{world}")
         report = Status(job_folder, active=rank == 0, stage="student", job=job_folder.name, seed=seed)
         report.update(state="running", steps=plan.steps)
@@ -113,6 +119,23 @@ def train_student(
         return checksum
 
 
+def soft_objective(settings: Student, steps: int) -> objectives.Objective:
+    """What a student minimises, as its recipe says."""
+    first, last, course = settings.temperature, settings.temperature_end, settings.temperature_schedule
+
+    def of_step(step: int) -> float:
+        return schedules.temperature(step, steps, first, first if last is None else last, course)
+
+    soft_weight, hard_weight = settings.weights
+    return objectives.distillation(
+        first if course == "constant" else of_step,
+        hard_weight,
+        soft_weight,
+        settings.divergence,
+        settings.label_smoothing,
+    )
+
+
 def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     """What a student learns from: the cheapest cover of the ensemble, or members as they come in.
 
@@ -138,7 +161,7 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     weights = logits.weights(recipe)
     if not reads["live"]:
         cover = [Part(**part) for part in reads["parts"]]
-        return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, parts=cover)
+        return Targets(store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, parts=cover)
     assert settings.quorum is not None, "the stage begins without all members only where the recipe says so"
     live = Live(
         store,
@@ -151,7 +174,12 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
         lambda: [status.read(teachers.member_folder(run, seed)).get("step") for seed in recipe.fused_seeds],
         stop_file(run.folder).exists,
     )
-    return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, live=live)
+    return Targets(store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, live=live)
+
+
+def _temperature(recipe: Recipe) -> float | None:
+    """T of the targets; None where it changes from step to step."""
+    return recipe.student.temperature if recipe.student.temperature_schedule == "constant" else None
 
 
 def _still_holds(run: Run, job_folder: Path, store: str) -> bool:
@@ -187,7 +215,7 @@ def _cover(run: Run, there: Listing) -> list[Part]:
         logits.ensemble(run),
         logits.weights(run.recipe),
         run.recipe.fusion.rule,
-        run.recipe.student.temperature,
+        _temperature(run.recipe),
         whole,
         sizes,
     )
