@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from kdscale.data.columns import Columns
 from kdscale.training.objectives.divergences import Divergence, forward_kl
 
-PART = 1 << 18
+PART = 1 << 20
 """Logits that are worked on together on a CPU."""
 LEAST = torch.finfo(torch.float32).eps
 """The least mass of the bucket on the student's side."""
