@@ -217,9 +217,22 @@ class Student(Training):
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     """One student, and one control, is trained for each."""
     temperature: float = Field(4.0, gt=0)
-    """T of the soft targets."""
+    """T of the soft targets; with a schedule, that of the first step."""
+    temperature_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How T goes from `temperature` to `temperature_end` over the training; anything but constant needs logits.codec dense."""
+    temperature_end: float | None = Field(None, gt=0)
+    """T of the last step."""
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
+    """Of the soft term: KL(teacher, student), KL(student, teacher), or their bounded mean; sampled counts serve forward_kl
+    alone."""
     hard_weight: float = Field(0.1, ge=0)
     """Weight of the hard-label term, relative to the soft term's 1."""
+    alpha: float | None = Field(None, ge=0, lt=1)
+    """The convex weighting instead, alpha hard + (1 - alpha) soft; `hard_weight` is then 0."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each hard label that is spread over all classes, for student and control; soft targets stay as they are."""
+    mixup: float = Field(0.0, ge=0)
+    """Mix each sample, its label and its target with another one's, by Beta(mixup, mixup), for student and control; 0 is off."""
     control: bool = True
     """Also train the same student on hard labels alone, with the same budget."""
     quorum: int | None = Field(None, ge=1)
@@ -231,6 +244,41 @@ class Student(Training):
     """Data-parallel ranks."""
     deepspeed: dict[str, Any] | str = Field(default_factory=dict)
     """DeepSpeed configuration: a JSON file or a mapping; kdscale fills in the batch sizes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_replaces_the_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("alpha") is not None:
+            return {"hard_weight": 0.0, **values}
+        return values
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the soft and of the hard term."""
+        return (1.0, self.hard_weight) if self.alpha is None else (1 - self.alpha, self.alpha)
+
+    @model_validator(mode="after")
+    def _objective_is_whole(self) -> "Student":
+        if self.alpha is not None and self.hard_weight:
+            raise ValueError(
+                f"alpha: is {self.alpha:g} and hard_weight {self.hard_weight:g}, two weightings of the same term; "
+                "leave one out, or set hard_weight to 0"
+            )
+        if self.temperature_schedule == "constant" and self.temperature_end is not None:
+            raise ValueError(
+                f"temperature_end: is {self.temperature_end:g} and temperature_schedule constant; "
+                "take linear or cosine, or leave it out"
+            )
+        if self.temperature_schedule != "constant" and self.temperature_end is None:
+            raise ValueError(
+                f"temperature_schedule: {self.temperature_schedule} needs temperature_end, the last step's T"
+            )
+        if self.label_smoothing and not self.weights[1] and not self.control:
+            raise ValueError(
+                f"label_smoothing: is {self.label_smoothing:g} and no label is learned from; "
+                "give hard_weight or alpha, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "Student":
@@ -339,6 +387,16 @@ class Recipe(Section):
         if self.fusion.rule != "mean_probability":
             raise ValueError(
                 f"logits.codec: {logits.codec} keeps too little for fusion {self.fusion.rule}; take codec dense"
+            )
+        if self.student.temperature_schedule != "constant":
+            raise ValueError(
+                f"student.temperature_schedule: {logits.codec} serves only temperatures that it was told; "
+                "take logits.codec dense, or a constant temperature"
+            )
+        if logits.codec == "sampled" and self.student.divergence != "forward_kl":
+            raise ValueError(
+                f"student.divergence: counts of a few draws give no unbiased {self.student.divergence}, which is not "
+                "linear in the target; take logits.codec dense or topk, or divergence forward_kl"
             )
         if logits.temperatures and self.student.temperature not in logits.temperatures:
             raise ValueError(

@@ -67,6 +67,11 @@ def test_a_bare_off_is_a_mode_and_not_false(write) -> None:
         ("fusion=best", "fusion"),
         ("teachers.pack=0", "teachers.pack: is 0; give the number of members"),
         ("teachers.pack=some", "teachers.pack: is some; give the number of members"),
+        ("student.divergence=kl", "student.divergence"),
+        ("student.alpha=1", "student.alpha"),
+        ("student.temperature_end=2", "temperature_end: is 2 and temperature_schedule constant"),
+        ("student.temperature_schedule=linear", "linear needs temperature_end"),
+        ("student.mixup=-1", "student.mixup"),
         ("teachers.count", "not of the form section.field=value"),
         ("teachers.count.x=1", "count is a value, not a section"),
     ],
@@ -152,3 +157,33 @@ def test_differences_name_fields_and_values(write) -> None:
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda p: p.name)
 def test_the_recipes_that_come_with_kdscale_are_valid(path: Path) -> None:
     assert recipes.load(path).name == path.stem
+
+
+def test_both_weightings_and_their_contradiction(write) -> None:
+    recipe = recipes.load(write(SMALL))
+    assert recipe.student.weights == (1.0, 0.1)
+    convex = recipes.load(write(SMALL), ["student.alpha=0.25"])
+    assert convex.student.weights == (0.75, 0.25)
+    assert convex.student.hard_weight == 0
+    assert recipes.load(write(convex.dump())).student == convex.student
+    with pytest.raises(UserError, match="two weightings of the same term"):
+        recipes.load(write(SMALL), ["student.alpha=0.25", "student.hard_weight=0.1"])
+
+
+def test_codecs_refuse_objectives_that_they_cannot_serve(write) -> None:
+    falling = ["student.temperature_schedule=cosine", "student.temperature_end=1"]
+    assert recipes.load(write(SMALL), falling).student.temperature_end == 1
+    for codec in ("topk", "sampled"):
+        with pytest.raises(UserError, match=f"temperature_schedule: {codec} serves only.*take logits.codec dense"):
+            recipes.load(write(SMALL), [*falling, f"logits.codec={codec}"])
+    assert recipes.load(write(SMALL), ["student.divergence=reverse_kl", "logits.codec=topk"])
+    for divergence in ("reverse_kl", "jensen_shannon"):
+        with pytest.raises(UserError, match=f"unbiased {divergence}.*take logits.codec dense or topk"):
+            recipes.load(write(SMALL), [f"student.divergence={divergence}", "logits.codec=sampled"])
+
+
+def test_smoothing_needs_labels(write) -> None:
+    nothing = ["student.label_smoothing=0.1", "student.hard_weight=0"]
+    assert recipes.load(write(SMALL), nothing).student.control
+    with pytest.raises(UserError, match="no label is learned from"):
+        recipes.load(write(SMALL), [*nothing, "student.control=false"])

@@ -30,7 +30,7 @@ def cheapest(
     wanted: Mapping[str, str],
     weights: Mapping[str, float],
     rule: str,
-    temperature: float,
+    temperature: float | None,
     sets: Iterable[Maker],
     size: Mapping[str, float],
 ) -> list[Part]:
@@ -67,7 +67,9 @@ def _members(sets: Iterable[Maker]) -> list[str]:
     return [name for s in sets if s.fused for name in s.fused.members]
 
 
-def _serves(s: Maker, wanted: Mapping[str, str], weights: Mapping[str, float], rule: str, temperature: float) -> bool:
+def _serves(
+    s: Maker, wanted: Mapping[str, str], weights: Mapping[str, float], rule: str, temperature: float | None
+) -> bool:
     """Whether a set is a part of this ensemble: the same weights of the same members, by the same rule."""
     f = s.fused
     if f is None or f.rule != rule or (s.temperatures is not None and temperature not in s.temperatures):

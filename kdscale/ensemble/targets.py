@@ -33,23 +33,32 @@ AT_ONCE = 1 << 24
 
 
 def fused(
-    rows: Sequence[Logits | Sparse], rule: str, temperature: float, weights: Sequence[float] | None = None
+    rows: Sequence[Logits | Sparse], rule: str, temperature: float | None, weights: Sequence[float] | None = None
 ) -> Columns:
-    """The target of N rows at a temperature.
+    """The target of N rows at a temperature, or one whose temperature is still open.
 
     Args:
+        temperature: None leaves it open.
         weights: of each member, relative to the others'; equal by default.
 
     Returns:
         `p` (N, C) where the store keeps all logits; else `ids`, `p` (N, G, K), `tail` and `weight` (N, G) of G groups
-        whose losses are averaged: a group for each member's head, or one for the sum of all draws.
+        whose losses are averaged: a group for each member's head, or one for the sum of all draws. Where the temperature
+        is open, `logits` (N, G, C) and `weight` (N, G): the target is the mean of the groups' softmaxes.
 
     Raises:
-        UserError: the rule needs logits that the codec left out.
+        UserError: the rule, or an open temperature, needs logits that the codec left out.
     """
     share = torch.tensor(weights if weights is not None else [1.0] * len(rows), dtype=torch.float64)
     share = (share / share.sum()).float()
     logits = [r.values for r in rows if isinstance(r, Logits)]
+    if temperature is None:
+        if len(logits) < len(rows):
+            raise UserError(
+                "temperature: one that changes from step to step needs every logit, which only logits.codec dense keeps; "
+                "take that codec, or a constant temperature"
+            )
+        return _open(logits, rule, share)
     if len(logits) == len(rows):
         return {"p": _fuse_all(logits, rule, temperature, share)}
     check(rule)
@@ -62,6 +71,15 @@ def fused(
     ids, p = (np.stack([getattr(r, name) for r in sparse], 1) for name in ("ids", "p"))
     tail = np.stack([r.tail for r in sparse], 1)
     return _sparse(ids, p, tail, share)
+
+
+def _open(logits: list[np.ndarray], rule: str, share: Tensor) -> Columns:
+    """Members side by side, or their mean, as the rule has it."""
+    stacked = torch.from_numpy(np.stack(logits, 1))
+    if rule == "mean_logit":
+        mean = (stacked.float() * share[:, None]).sum(1, keepdim=True)
+        return {"logits": mean, "weight": torch.ones(len(mean), 1)}
+    return {"logits": stacked, "weight": share.expand(len(stacked), -1).contiguous()}
 
 
 def _sparse(ids: NDArray[np.int64], p: NDArray[np.float32], tail: NDArray[np.float32], share: Tensor) -> Columns:
@@ -104,7 +122,7 @@ class Targets:
     def __init__(
         self,
         store: Store,
-        temperature: float,
+        temperature: float | None,
         members: Mapping[str, str] | Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
         rule: str = "mean_probability",
@@ -116,6 +134,7 @@ class Targets:
     ):
         """
         Args:
+            temperature: None for targets whose temperature is open, which a dense store alone gives.
             members: those that count, by name, with the hashes of their weights if they are to be checked; all that the
                 store holds by default.
             without: members that are left out of those.
@@ -130,7 +149,7 @@ class Targets:
         """
         if rule not in RULES:
             raise UserError(f"fusion: {rule} is not one of {', '.join(RULES)}")
-        if not 0 < temperature < math.inf:
+        if temperature is not None and not 0 < temperature < math.inf:
             raise UserError(f"temperature: {temperature:g} is not a positive number")
         self.store, self.temperature, self.rule = store, temperature, rule
         self.live, self.measures = live, measures
@@ -162,14 +181,14 @@ class Targets:
         name, keys = (shard, view, tuple((part.member, part.checkpoint) for part in parts)), list(keys)
         if name in self._kept and self._kept[name][0] == keys:
             return self._kept[name][1]
+        anywhere = 1.0 if self.temperature is None else self.temperature
         rows = [
-            member_rows(self.store, Slot(shard, view, part.member), part.checkpoint, keys, self.temperature)
-            for part in parts
+            member_rows(self.store, Slot(shard, view, part.member), part.checkpoint, keys, anywhere) for part in parts
         ]
         weights = [part.weight for part in parts]
         target = fused(rows, self.rule, self.temperature, weights)
         if self.measures:
-            target |= uncertainty.of_rows(rows, self.temperature, weights)
+            target |= uncertainty.of_rows(rows, anywhere, weights)
         if self.live is not None:
             if not all(isinstance(r, Sparse) and r.counted for r in rows):
                 target = with_groups(target, len(self.live.names))

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from kdscale.cluster import whereabouts
-from kdscale.data.batches import Batches, Join, Pixels
+from kdscale.data.batches import Batch, Batches, Join, Pixels
 from kdscale.data.dataset import Dataset
 from kdscale.data.order import Order
 from kdscale.files import locked, remove_temporaries
@@ -51,6 +51,10 @@ class Assignment:
         return derive(self.seed, *self.purpose, what)
 
 
+Stream = Callable[[int], Batch]
+"""A rank's batch of each step."""
+
+
 @dataclass(frozen=True)
 class Lessons:
     """What the model learns from."""
@@ -60,10 +64,12 @@ class Lessons:
     view: Callable[[int], int]
     """The view that an epoch shows."""
     join: Join | None = None
+    changed: Callable[[Stream], Stream] = lambda batches: batches
+    """What is done to the batches before they are learnt from."""
 
 
-Learn = Callable[[Dataset, torch.device, int], Lessons]
-"""(dataset, device, rank)"""
+Learn = Callable[[Dataset, torch.device, int, int], Lessons]
+"""(dataset, device, rank, steps of the whole training)"""
 
 
 def train_on_ranks(
@@ -87,11 +93,10 @@ def train_on_ranks(
         )
         order = Order(dataset.sizes, task.draws("order"), settings.batch_size, recipe.data.lanes, recipe.data.window)
         own = order.lanes // world
-        lessons = learn(dataset, device, rank)
-        batches = Batches(
-            dataset, order, lessons.pixels, lessons.view, range(rank * own, (rank + 1) * own), lessons.join
-        )
         plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
+        lessons = learn(dataset, device, rank, plan.steps)
+        lanes = range(rank * own, (rank + 1) * own)
+        batches = lessons.changed(Batches(dataset, order, lessons.pixels, lessons.view, lanes, lessons.join))
         report = Status(
             folder, active=rank == 0, stage=task.stage, job=folder.name, seed=task.seed, ranks=world, **whereabouts()
         )

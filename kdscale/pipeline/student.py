@@ -20,8 +20,18 @@ from kdscale.training.done import finished
 if TYPE_CHECKING:
     from kdscale.cluster import Groups, Needs
 
-SOFT_ONLY = {"temperature", "hard_weight", "quorum"}
+SOFT_ONLY = {
+    "temperature",
+    "temperature_schedule",
+    "temperature_end",
+    "divergence",
+    "hard_weight",
+    "alpha",
+    "quorum",
+}
 """Fields that a control does not depend on."""
+ADDED = ("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup")
+"""Fields that came later: at their defaults they leave a student's fingerprint what it was."""
 
 Job = tuple[str, int]
 """("student", "control" or "joint", seed)"""
@@ -54,7 +64,7 @@ def fingerprint(run: Run, job: Job) -> str:
         "kind": kind,
         "seed": seed,
         "dataset": run.manifest.fingerprint,
-        "student": recipe.student.model_dump(mode="json", exclude=ignored),
+        "student": recipe.student.model_dump(mode="json", exclude=ignored | _at_default(recipe)),
         "data": recipe.data.model_dump(mode="json", include={"lanes", "window", "normalize"}),
         "views": [recipe.logits.views, recipe.data.views.model_dump(), recipe.seed] if recipe.logits.views > 1 else 1,
     }
@@ -63,6 +73,11 @@ def fingerprint(run: Run, job: Job) -> str:
         parts["logits"] = logits.fingerprint(run)
         parts["members"] = [teachers.fingerprint(run, member) for member in recipe.fused_seeds]
     return digest(parts)
+
+
+def _at_default(recipe: Recipe) -> set[str]:
+    fields = type(recipe.student).model_fields
+    return {name for name in ADDED if getattr(recipe.student, name) == fields[name].default}
 
 
 def finished_jobs(run: Run) -> dict[Job, str]:

@@ -18,13 +18,14 @@ from kdscale.ensemble.targets import Targets
 from kdscale.files import read_json, write_json
 from kdscale.logits.commits import Listing
 from kdscale.pipeline import logits, teachers, workers
-from kdscale.pipeline.ranks import Assignment, Lessons, train_on_ranks
+from kdscale.pipeline.ranks import Assignment, Lessons, Stream, train_on_ranks
 from kdscale.pipeline.run import Run
-from kdscale.recipe import Recipe
+from kdscale.recipe import Recipe, Student
 from kdscale.tracking import status
 from kdscale.tracking.status import stop_file
-from kdscale.training import objectives
+from kdscale.training import objectives, schedules
 from kdscale.training.checkpoints import Checkpoints
+from kdscale.training.objectives.mixup import mixing
 
 
 def train_student(
@@ -42,22 +43,44 @@ def train_student(
     """
     kind, seed = job
     run, settings = Run(folder, recipe), recipe.student
+    task = Assignment("student", job_folder, fingerprint, seed, ("student",), {"kind": kind})
 
-    def learn(dataset: Dataset, device: torch.device, rank: int) -> Lessons:
+    def learn(dataset: Dataset, device: torch.device, rank: int, steps: int) -> Lessons:
         pixels, views = workers.shared_pixels(run, device), recipe.logits.views
+
+        def mixed(batches: Stream) -> Stream:
+            return mixing(batches, settings.mixup, task.draws("mixup"), rank) if settings.mixup else batches
+
         if kind == "control":
-            return Lessons(objectives.hard, pixels, lambda epoch: epoch % views)
+            plain = not (settings.label_smoothing or settings.mixup)
+            objective = objectives.hard if plain else objectives.labelled(settings.label_smoothing)
+            return Lessons(objective, pixels, lambda epoch: epoch % views, changed=mixed)
         targets = soft_targets(run, job_folder, rank)
 
         def join(number: int, decoded: Decoded, view: int, epoch: int) -> Columns:
             return targets.shard(dataset.shards[number].name, decoded.keys, view, epoch)
 
-        objective = objectives.distillation(settings.temperature, settings.hard_weight)
-        return Lessons(objective, pixels, lambda epoch: epoch % views, join)
+        return Lessons(soft_objective(settings, steps), pixels, lambda epoch: epoch % views, join, mixed)
 
-    task = Assignment("student", job_folder, fingerprint, seed, ("student",), {"kind": kind})
     checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{dist.get_world_size()}")
     return train_on_ranks(run, settings, gpus, task, checkpoints, learn)
+
+
+def soft_objective(settings: Student, steps: int) -> objectives.Objective:
+    """What a student minimises, as its recipe says."""
+    first, last, course = settings.temperature, settings.temperature_end, settings.temperature_schedule
+
+    def of_step(step: int) -> float:
+        return schedules.temperature(step, steps, first, first if last is None else last, course)
+
+    soft_weight, hard_weight = settings.weights
+    return objectives.distillation(
+        first if course == "constant" else of_step,
+        hard_weight,
+        soft_weight,
+        settings.divergence,
+        settings.label_smoothing,
+    )
 
 
 def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
@@ -85,7 +108,7 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     weights = logits.weights(recipe)
     if not reads["live"]:
         cover = [Part(**part) for part in reads["parts"]]
-        return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, parts=cover)
+        return Targets(store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, parts=cover)
     assert settings.quorum is not None, "the stage begins without all members only where the recipe says so"
     live = Live(
         store,
@@ -98,7 +121,12 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
         lambda: [status.read(teachers.member_folder(run, seed)).get("step") for seed in recipe.fused_seeds],
         stop_file(run.folder).exists,
     )
-    return Targets(store, settings.temperature, weights=weights, rule=recipe.fusion.rule, live=live)
+    return Targets(store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, live=live)
+
+
+def _temperature(recipe: Recipe) -> float | None:
+    """T of the targets; None where it changes from step to step."""
+    return recipe.student.temperature if recipe.student.temperature_schedule == "constant" else None
 
 
 def _still_holds(run: Run, job_folder: Path, store: str) -> bool:
@@ -134,7 +162,7 @@ def _cover(run: Run, there: Listing) -> list[Part]:
         logits.ensemble(run),
         logits.weights(run.recipe),
         run.recipe.fusion.rule,
-        run.recipe.student.temperature,
+        _temperature(run.recipe),
         whole,
         sizes,
     )

@@ -17,7 +17,7 @@ from kdscale.training import objectives
 def train_teacher(folder: Path, recipe: Recipe, member: Member, gpus: float) -> dict[int, Result]:
     """On every rank of a group: train a member; the sha256 of its weights, by its seed."""
 
-    def learn(dataset: Dataset, device: torch.device, rank: int) -> Lessons:
+    def learn(dataset: Dataset, device: torch.device, rank: int, steps: int) -> Lessons:
         seen = derive(member.seed, "views")
         pixels = Pixels(dataset.manifest, recipe.data.normalize, recipe.teachers.views, seen, device)
         return Lessons(objectives.hard, pixels, lambda epoch: epoch + 1)

@@ -14,6 +14,7 @@ from kdscale.logits import Store, StoreInfo, label
 from kdscale.logits.dense import Dense
 from kdscale.logits.sampled import Sampled
 from kdscale.logits.topk import TopK
+from kdscale.training.objectives.gradient import softened
 
 Z = np.random.default_rng(0).normal(size=(3, 5, 12)).astype(np.float32) * 3
 
@@ -114,3 +115,17 @@ def test_another_temperature_of_a_sampled_store_is_refused(tmp_path: Path) -> No
         Targets(store, 4.0).of(["two-1"])
     with pytest.raises(UserError, match="uncertainty: counts of a few draws"):
         Targets(store, 2.0, measures=True).of(["two-1"])
+
+
+@pytest.mark.parametrize("rule", ["mean_probability", "mean_logit"])
+def test_an_open_temperature_gives_the_target_of_any(rule: str) -> None:
+    weights = [1.0, 2.0, 1.0]
+    target = fused(rows(Dense("float32"), 1.0), rule, None, weights)
+    for temperature in (1.0, 3.5):
+        expected = fused(rows(Dense("float32"), 1.0), rule, temperature, weights)["p"]
+        assert torch.allclose(softened(target, temperature), expected, atol=1e-6)
+
+
+def test_an_open_temperature_needs_every_logit() -> None:
+    with pytest.raises(UserError, match=r"needs every logit, which only logits.codec dense keeps"):
+        fused(rows(TopK(4, [2.0]), 2.0), "mean_probability", None)

@@ -87,7 +87,7 @@ CASES = [
 
 @pytest.mark.parametrize("labels", [LABELS, PAIRS], ids=["one label", "two labels"])
 @pytest.mark.parametrize(("kind", "name"), CASES)
-@pytest.mark.parametrize("part", [1 << 18, 2 * C], ids=["whole", "in parts"])
+@pytest.mark.parametrize("part", [1 << 20, 2 * C], ids=["whole", "in parts"])
 def test_loss_and_gradient_are_those_of_autograd(kind, name, labels, part, monkeypatch) -> None:
     monkeypatch.setattr(written, "PART", part)
     z, columns, terms = random(B, C), target(kind), TERMS[name]

@@ -19,7 +19,7 @@ def forward_kl(p: Tensor, q: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 
     Linear in p but for the entropy, so an unbiased estimate of p gives an unbiased gradient: q dD/dq = -p.
     """
-    return torch.special.xlogy(p, p).addcmul_(p, log_q, value=-1), -p
+    return torch.special.xlogy(p, p).addcmul_(p, log_q, value=-1), p.neg()
 
 
 def reverse_kl(p: Tensor, q: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from kdscale.data.columns import Columns
 from kdscale.training.objectives.divergences import Divergence, forward_kl
 
-PART = 1 << 18
+PART = 1 << 20
 """Logits that are worked on together on a CPU."""
 LEAST = torch.finfo(torch.float32).eps
 """The least mass of the bucket on the student's side."""
@@ -181,22 +181,21 @@ def _sparse(z: Tensor, q: Tensor, target: Columns, terms: Terms, factor: float, 
     ids = target["ids"].flatten(1)
     p, tail = target["p"].to(q.dtype), target["tail"].to(q.dtype)
     named, log_named = (each.view(shape) for each in _log_at(q, z, ids, terms.temperature))
-    rest = (1 - named.sum(-1)).clamp_min_(LEAST)
     values, pull = terms.divergence(p, named, log_named)
-    tail_values, tail_pull = terms.divergence(tail, rest, rest.log())
-    bucket = tail > 0  # else there is none: counts know no tail, and a head of all classes leaves nothing
-    groups = values.sum(-1) + torch.where(bucket, tail_values, 0.0)
-    per_class = torch.where(bucket, tail_pull / rest, 0.0)  # g_t
-    whole = per_class - pull.sum(-1) - per_class * rest
-    named = (pull - named * per_class[..., None]).mul_(factor)
-    if "weight" in target:
-        weight = target["weight"].to(q.dtype)
-        groups, whole, named = groups * weight, whole * weight, named * weight[..., None]
-    else:
-        named = named / shape[1]
-        groups, whole = groups / shape[1], whole / shape[1]
+    groups, whole = values.sum(-1), pull.sum(-1).neg_()
+    if bool(tail.any()):  # else there is none: counts know no tail, and a head of all classes leaves nothing
+        rest = (1 - named.sum(-1)).clamp_min_(LEAST)
+        tail_values, tail_pull = terms.divergence(tail, rest, rest.log())
+        bucket = tail > 0
+        groups += torch.where(bucket, tail_values, 0.0)
+        per_class = torch.where(bucket, tail_pull / rest, 0.0)  # g_t
+        whole += per_class - per_class * rest
+        pull = torch.addcmul(pull, named, per_class[..., None], value=-1)
+    if "weight" in target or shape[1] > 1:
+        weight = target["weight"].to(q.dtype) if "weight" in target else tail.new_full(shape[:2], 1 / shape[1])
+        groups, whole, pull = groups * weight, whole * weight, pull * weight[..., None]
     q.mul_(whole.sum(1, keepdim=True).mul_(factor).add_(plus))
-    q.scatter_add_(1, ids, named.flatten(1))
+    q.scatter_add_(1, ids, pull.flatten(1) * factor)
     return groups.sum()
 
 
