@@ -355,8 +355,7 @@ def _print_results(results: dict[str, Any], as_json: bool) -> None:
 def _show(table: Any) -> None:
     from rich.console import Console
 
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 110)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 def _plan(run: Any, folder: Path, changes: list[str], last: str, as_json: bool) -> None:

@@ -58,18 +58,14 @@ def rows(split: Split) -> list[Row]:
         found.append(Row("teachers", "  range", _ranges(teachers)))
     found.append(Row("ensemble", "ensemble", _cells([split.ensemble])))
     if split.joint is not None:
-        found.append(Row("joint", f"{split.joint.networks} trained jointly", _cells(split.joint.each)))
+        found.append(Row("joint", f"{split.joint.networks} jointly", _cells(split.joint.each)))
     found.append(Row("student", "student", _cells(split.student.each)))
     if split.student_ensemble is not None:
-        found.append(
-            Row("students", f"{split.student_ensemble.members} students fused", _cells([split.student_ensemble]))
-        )
+        found.append(Row("students", f"  {split.student_ensemble.members} fused", _cells([split.student_ensemble])))
     if split.control is not None:
         found.append(Row("control", "control", _cells(split.control.each)))
     if split.control_ensemble is not None:
-        found.append(
-            Row("controls", f"{split.control_ensemble.members} controls fused", _cells([split.control_ensemble]))
-        )
+        found.append(Row("controls", f"  {split.control_ensemble.members} fused", _cells([split.control_ensemble])))
     return found
 
 

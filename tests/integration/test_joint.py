@@ -23,7 +23,7 @@ def test_networks_are_trained_jointly_beside_the_ensemble_and_features_are_stack
     _, err = made.kdscale("report", "tiny.yaml")
     assert "student: done before" in err
     page = (made.run / "report" / "index.html").read_text()
-    assert "2 trained jointly" in page
+    assert "2 jointly" in page
     assert "Fusion rules" in page
     weights = (made.run / "students/joint-seed-0/weights.safetensors").stat().st_mtime_ns
     _, err = made.kdscale("evaluate", "tiny.yaml", "--fusion", "stacked_features,borda")

@@ -210,8 +210,8 @@ def test_joint_control_fusion_and_scaling_are_shown_where_they_were_measured(res
     (folder / "fusion.json").write_text(json.dumps(compared))
     text = render(folder).read_text(encoding="utf-8")
     for words in (
-        "3 trained jointly",
-        "3 students fused",
+        "3 jointly",
+        "3 fused",
         "Calibration of the joint control",
         "Brier score against ensemble size",
         "Calibration error against ensemble size",
