@@ -54,8 +54,8 @@ class Nodes:
     def _one() -> dict[str, object]:
         return {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
 
-    def add(self):
-        return self.cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    def add(self, cpus: int = 1):
+        return self.cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20)
 
     def kill(self, node) -> None:
         self.cluster.remove_node(node, allow_graceful=False)
@@ -196,3 +196,37 @@ def test_a_member_that_keeps_failing_is_reported_and_the_others_finish(nodes: No
     assert "seed-2" in (shown := odd.kdscale("status", "runs/tiny")[0])
     assert "failed" in shown
     assert str(error.relative_to(odd.run)) in shown
+
+
+def test_tasks_are_packed_onto_few_nodes_or_spread_over_many(nodes: Nodes) -> None:
+    import sys
+
+    import ray
+    from ray import cloudpickle
+
+    from kdscale import cluster
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+    large = nodes.add(cpus=3)
+    nodes.others.append(large)
+    ray.init(address=nodes.address, log_to_driver=False)
+    try:
+        went: dict[str, list[str]] = {"pack": [], "spread": []}
+        for placement, found in went.items():
+            tasks = cluster.Tasks(lambda: None, lambda: False, placement)  # type: ignore[arg-type]
+            for i in range(3):
+                tasks.submit(f"{placement} {i}", linger, needs=cluster.Needs(1), done=found.append)
+            tasks.run()
+        assert went["pack"] == [large.node_id] * 3
+        assert len(set(went["spread"])) == 3
+    finally:
+        ray.shutdown()
+
+
+def linger() -> str:
+    import time
+
+    import ray
+
+    time.sleep(1)
+    return str(ray.get_runtime_context().get_node_id())
