@@ -77,7 +77,7 @@ def objective(generalist: Tensor, own: Tensor, dustbin: Tensor, sets: ClassSets,
     total = _kl(generalist.double(), given).sum(1)
     named = given[:, sets.classes]
     part = torch.where(sets.filled, _kl(own.double(), named), 0.0).sum(2)
-    outside = (given[:, None] * ~sets.members).sum(2)
+    outside = given @ (~sets.members).double().T
     part = part + _kl(dustbin.double(), outside)
     return total + torch.where(active, part, 0.0).sum(1)
 
