@@ -19,7 +19,7 @@ def forward_kl(p: Tensor, q: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 
     Linear in p but for the entropy, so an unbiased estimate of p gives an unbiased gradient: q dD/dq = -p.
     """
-    return torch.special.xlogy(p, p).addcmul_(p, log_q, value=-1), p.neg()
+    return _log(p).sub_(log_q).mul_(p), p.neg()
 
 
 def reverse_kl(p: Tensor, q: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def jensen_shannon(p: Tensor, q: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]
     """
     log_m = _log((p + q).mul_(0.5))
     pull = (log_q - log_m).mul_(q).mul_(0.5)
-    return torch.special.xlogy(p, p).addcmul_(p, log_m, value=-1).mul_(0.5).add_(pull), pull
+    return _log(p).sub_(log_m).mul_(p).mul_(0.5).add_(pull), pull
 
 
 DIVERGENCES: dict[str, Divergence] = {

@@ -165,7 +165,7 @@ def _softmax(z: Tensor, t: float, out: Tensor) -> None:
 def _log_at(q: Tensor, z: Tensor, ids: Tensor, t: float) -> tuple[Tensor, Tensor]:
     """softmax(z / t) and its logarithm at some classes of each row; the logarithm stands where the other underflows."""
     chosen = q.gather(1, ids)
-    if bool(chosen.amin() > torch.finfo(torch.float32).tiny):
+    if float(chosen.amin()) > torch.finfo(torch.float32).tiny:
         return chosen, chosen.log()
     return chosen, z.gather(1, ids).div_(t).sub_(_logsumexp(z / t, q))
 
