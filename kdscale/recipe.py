@@ -128,7 +128,8 @@ class Teachers(Training):
     views: ViewSpec = ViewSpec()
     """Augmentation while training; it follows the member's seed."""
     pack: int | str = "auto"
-    """Members that share a process and take their steps together; 1 trains each alone, auto measures once what is faster."""
+    """Members that share a process and take their steps together; 1 trains each alone, auto measures once what is faster
+    (and trains each alone where a student follows them, see student.quorum)."""
     retries: int = Field(2, ge=0)
     """How often a member is started again after a crash or an exception before it is reported as failed; those before its
     latest checkpoint do not count, and a loss that is no longer finite is reported at once."""

@@ -112,7 +112,8 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
     def note_failures() -> None:
         tasks.failures.update({f"teacher seed-{seed}": failed for seed, failed in attempts.given_up.items()})
 
-    size, least = decide(run, len(todo), needs, bars) if todo and not ranks else (1, 1)
+    one_by_one = beside is not None and teachers.pack == "auto"  # members that are waited for come as early as they can
+    size, least = decide(run, len(todo), needs, bars) if todo and not ranks and not one_by_one else (1, 1)
     tasks = cluster.Tasks(tick, stop_file(run.folder).exists, teachers.placement)
     attempts = Attempts(queue, finished_member, teachers.retries)
     if then is not None:
