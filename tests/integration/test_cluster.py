@@ -164,7 +164,9 @@ def test_whatever_dies_members_end_in_the_same_bytes(nodes: Nodes, tmp_path: Pat
     ended = seen(hurt)
     assert {job["state"] for job in ended.values()} == {"done"}
     for member, before in left.items():
-        assert ended[f"seed-{member}"]["resumed"] >= before["saved"]
+        job = ended[f"seed-{member}"]
+        if job["restarts"] > before["restarts"]:  # else it was finished when the driver was killed
+            assert job["resumed"] >= before["saved"]
     restarts = sum(job["restarts"] for job in ended.values())
     assert 3 <= restarts <= 2 + 3  # a worker, a node, and at most three that ran when the driver was killed
     rows = [
