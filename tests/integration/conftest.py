@@ -1,5 +1,6 @@
 """Fixtures of whole runs."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,3 +24,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
     made = write_recipe(tmp_path_factory.mktemp("finished"))
     made.kdscale("run", "tiny.yaml")
     return made
+
+
+@pytest.fixture
+def copy(finished: Place, tmp_path: Path) -> Place:
+    """The finished run, to be changed."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return Place(tmp_path / "copy")

@@ -10,13 +10,6 @@ from support.s3 import s3_server
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def copy(finished, tmp_path) -> Place:
-    """The finished run, to go on with."""
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    return Place(tmp_path / "copy")
-
-
 def results(place: Place) -> dict:
     return json.loads((place.run / "results.json").read_text())["splits"]["test"]
 

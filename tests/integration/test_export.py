@@ -4,22 +4,15 @@ import contextlib
 import io
 import json
 import re
-import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
-from support.place import Place, sentence
+from support.place import sentence
 
 pytestmark = pytest.mark.slow
 
 README = Path(__file__).parents[2] / "README.md"
-
-
-@pytest.fixture
-def copy(finished, tmp_path) -> Place:
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    return Place(tmp_path / "copy")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,17 +1,13 @@
 """Every option of the objective in one student, and the same one again."""
 
 import json
-import shutil
 
 import pytest
-from support.place import Place
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_student_with_every_option_comes_out_the_same_twice(finished, tmp_path) -> None:
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    place = Place(tmp_path / "copy")
+def test_a_student_with_every_option_comes_out_the_same_twice(copy) -> None:
     options = [
         "student.temperature_schedule=cosine",
         "student.temperature_end=1",
@@ -22,9 +18,9 @@ def test_a_student_with_every_option_comes_out_the_same_twice(finished, tmp_path
         "student.mixup=0.4",
         "student.control=false",
     ]
-    folder, weights = place.run / "students" / "student-seed-0", []
+    folder, weights = copy.run / "students" / "student-seed-0", []
     for _ in range(2):
-        place.kdscale("student", "tiny.yaml", *options)
+        copy.kdscale("student", "tiny.yaml", *options)
         weights.append(json.loads((folder / "done.json").read_text())["weights"])
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         found = [row["temperature"] for row in rows if "temperature" in row]

@@ -80,20 +80,20 @@ def test_calibration_diversity_and_sizes_are_measured(finished) -> None:
     assert (finished.run / "evaluate-validation" / "store.json").exists()
 
 
-def test_all_fusion_rules_are_compared_without_training(finished) -> None:
-    before = times(finished.run, "**/*")
-    out, err = finished.kdscale("evaluate", "tiny.yaml", "--fusion", "all", "--json")
+def test_all_fusion_rules_are_compared_without_training(copy) -> None:
+    before = times(copy.run, "**/*")
+    out, err = copy.kdscale("evaluate", "tiny.yaml", "--fusion", "all", "--json")
     assert "evaluate: done before" in err
     seen = json.loads(out.splitlines()[-1])
     rows = {row["rule"]: row for row in seen["rules"]}
     assert {"mean_logit", "stacked_probability", "stacked_features", "plurality", "schulze", "kemeny"} <= rows.keys()
-    ensemble = results(finished.run)["splits"]["test"]["ensemble"]
+    ensemble = results(copy.run)["splits"]["test"]["ensemble"]
     assert rows["mean_probability"]["nll"] == pytest.approx(ensemble["nll"])
     assert rows["mean_probability"]["errors"] == ensemble["errors"]
-    out, _ = finished.kdscale("evaluate", "tiny.yaml", "--fusion", "borda,stv")
+    out, _ = copy.kdscale("evaluate", "tiny.yaml", "--fusion", "borda,stv")
     assert [word for word in ("borda", "stv", "copeland", "mean_logit") if f"\n{word} " in out] == ["borda", "stv"]
-    features = tuple(str(finished.run / name) for name in ("features/", "features-validation/"))
-    now = {path: when for path, when in times(finished.run, "**/*").items() if not path.startswith(features)}
+    features = tuple(str(copy.run / name) for name in ("features/", "features-validation/"))
+    now = {path: when for path, when in times(copy.run, "**/*").items() if not path.startswith(features)}
     changed = {path for path, when in now.items() if before.get(path) != when}
     assert not [path for path in changed if path.endswith((".safetensors", ".arrow", "results.json"))]
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import pytest
 from support.place import Place, sentence
@@ -10,13 +9,6 @@ from support.place import Place, sentence
 from kdscale.logits.store import Store
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def copy(finished, tmp_path) -> Place:
-    """The finished run, to be hurt."""
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    return Place(tmp_path / "copy")
 
 
 def blocks(place: Place) -> dict[str, bytes]:
