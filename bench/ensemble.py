@@ -135,7 +135,7 @@ def orchestration(options: Options) -> list[Figure]:
     from launcher import local
 
     each = CASES[3]
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
         folder = Path(name).resolve()
         random = np.random.default_rng(0)
         count = 2048 if options.quick else 8192

@@ -34,7 +34,7 @@ def writing_and_reading(options: Options) -> list[Figure]:
     z = np.random.default_rng(0).normal(size=(rows, CLASSES)).astype(np.float32)
     keys = [f"train-{row:08d}" for row in range(rows)]
     half = torch.from_numpy(z).half().numpy()
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
         folder = Path(name)
         store = Store.create(folder / "store", StoreInfo(dataset="bench", classes=CLASSES))
         numbers = iter(range(10**9))
@@ -77,7 +77,7 @@ def joining(options: Options) -> list[Figure]:
     found = []
     times, members, epochs = (2, 2, 1) if options.quick else (5, 5, 3)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
         dataset = _pictures(Path(name) / "data", 4000 if options.quick else 20000)
         store = Store.create(Path(name) / "store", StoreInfo(dataset=dataset.manifest.fingerprint, classes=10))
         random = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def scale(options: Options) -> list[Figure]:
     """opening and planning a store of very many blocks, from its compacted commit log, in a process of its own"""
     found = []
     shards, members = (2000, 3) if options.quick else (100_000, 10)
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
         _make_log(Path(name), shards, members)
         (log,) = (Path(name) / "log").glob("*.arrow")
         found.append(Figure("scale: records in the log", shards * members, "blocks"))

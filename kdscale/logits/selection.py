@@ -11,10 +11,8 @@ machine, on threads, or on which rows come together. NumPy does it: its sorting 
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 _CHUNK = 1 << 19
@@ -48,19 +46,12 @@ def largest(z: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArra
 
 
 def in_parts(work: Callable[[slice], None], rows: int, most: int) -> None:
-    """Do work that is independent from row to row in parts of at most `most` rows, on as many threads as torch may use.
+    """Do work that is independent from row to row in parts of at most `most` rows.
 
-    NumPy lets other threads run meanwhile. No thread waits for another before the end, so a busy core delays its own
-    parts alone; torch's own threads meet after every operation.
+    On one thread: two took turns with Python's lock and were slower (docs/LOG.md), and more come from more processes.
     """
-    parts = [slice(start, start + max(1, most)) for start in range(0, rows, max(1, most))]
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads <= 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
+    for start in range(0, rows, max(1, most)):
+        work(slice(start, start + max(1, most)))
 
 
 def _sorted(z: NDArray[np.float32], k: int) -> NDArray[np.int64]:
