@@ -135,7 +135,7 @@ def evaluate(
     if fusion is None or dry_run:
         _advance("evaluate", recipe, overrides, out, dry_run, fresh, as_json)
         return
-    from kdscale import recipe as recipes
+    from kdscale import recipe_files as recipes
     from kdscale.ensemble import comparison
     from kdscale.pipeline import comparing, features
     from launcher import local
@@ -286,16 +286,16 @@ def export(
 
 def _run_folder(run: Path) -> Path:
     """A run directory as it was given, or that of a recipe."""
-    from kdscale import recipe
+    from kdscale import recipe_files as recipes
 
-    return Path("runs") / recipe.load(run).name if run.is_file() else run
+    return Path("runs") / recipes.load(run).name if run.is_file() else run
 
 
 def _advance(
     last: str, path: str, overrides: list[str] | None, out: Path | None, dry_run: bool, fresh: bool, as_json: bool
 ) -> None:
     """Bring the run of a recipe up to a stage, or print the plan for it."""
-    from kdscale import recipe as recipes
+    from kdscale import recipe_files as recipes
     from kdscale.pipeline import run as runs
 
     recipe = recipes.load(path, overrides)

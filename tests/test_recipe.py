@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdscale import recipe as recipes
+from kdscale import recipe_files as recipes
 from kdscale.errors import UserError
 
 SMALL = {

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from kdscale import recipe as recipes
+from kdscale import recipe_files as recipes
 from kdscale.data.manifest import Manifest
 from kdscale.errors import UserError
 from kdscale.files import read_json, write_json, write_text

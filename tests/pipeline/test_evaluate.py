@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from kdscale import cluster
-from kdscale import recipe as recipes
+from kdscale import recipe_files as recipes
 from kdscale.data.dataset import Dataset
 from kdscale.data.manifest import Manifest
 from kdscale.ensemble.comparison import FEATURES, RULES

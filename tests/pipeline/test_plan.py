@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdscale import recipe as recipes
+from kdscale import recipe_files as recipes
 from kdscale.pipeline import plan
 from kdscale.pipeline.run import Run
 
