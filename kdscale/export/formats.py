@@ -136,7 +136,9 @@ def _package(name: str) -> Any:
     try:
         return __import__(name, fromlist=["helper"])
     except ImportError:
-        raise UserError(f"the format onnx needs the package {name}; pip install 'kdscale[export]'") from None
+        raise UserError(
+            f"the format onnx needs the package {name}; pip install -e '.[export]' in kdscale's folder"
+        ) from None
 
 
 @contextmanager

@@ -179,7 +179,9 @@ class Bucket:
             import obstore
             from obstore.store import from_url
         except ImportError:
-            raise UserError(f"{url}: object stores need the package obstore; pip install 'kdscale[s3]'") from None
+            raise UserError(
+                f"{url}: object stores need the package obstore; pip install -e '.[s3]' in kdscale's folder"
+            ) from None
         self.name = url
         self._obstore: Any = obstore
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
