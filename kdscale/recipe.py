@@ -219,6 +219,11 @@ class Student(Training):
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
     """Of the soft term: KL(teacher, student), KL(student, teacher), or their bounded mean; sampled counts serve forward_kl
     alone."""
+    match: Literal["mean_target", "mean_loss", "mimic_all"] = "mean_target"
+    """What of several teachers is matched: their fused target, each one's target by the same outputs (the mean of the losses), or
+    each one's by a head of its own on a shared trunk (Zuchniak 2023), whose mean softmax is then the student's."""
+    fold: bool = False
+    """Make one head of the heads of mimic_all when training ends, so that the student costs what it costs without them."""
     hard_weight: float = Field(0.1, ge=0)
     """Weight of the hard-label term, relative to the soft term's 1."""
     alpha: float | None = Field(None, ge=0, lt=1)
@@ -266,6 +271,10 @@ class Student(Training):
         if self.temperature_schedule != "constant" and self.temperature_end is None:
             raise ValueError(
                 f"temperature_schedule: {self.temperature_schedule} needs temperature_end, the last step's T"
+            )
+        if self.fold and self.match != "mimic_all":
+            raise ValueError(
+                f"fold: match is {self.match}, which has no heads to fold; take match=mimic_all, or leave it out"
             )
         if self.label_smoothing and not self.weights[1] and not self.control:
             raise ValueError(
@@ -364,6 +373,11 @@ class Recipe(Section):
                 )
         if not self.fused_seeds:
             raise ValueError("fusion: no member is left; name fewer in fusion.without")
+        if self.student.match != "mean_target" and self.fusion.rule != "mean_probability":
+            raise ValueError(
+                f"student.match: {self.student.match} matches each member by itself, and fusion {self.fusion.rule} mixes their "
+                "logits first; take fusion mean_probability, or match mean_target"
+            )
         if self.student.quorum is not None and self.student.quorum > len(self.fused_seeds):
             raise ValueError(
                 f"student.quorum is {self.student.quorum} and the ensemble has {len(self.fused_seeds)} members; lower it"

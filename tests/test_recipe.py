@@ -8,6 +8,7 @@ import yaml
 
 from kdscale import recipe_files as recipes
 from kdscale.errors import UserError
+from kdscale.recipe import Recipe
 
 SMALL = {
     "name": "small",
@@ -187,3 +188,12 @@ def test_smoothing_needs_labels(write) -> None:
     assert recipes.load(write(SMALL), nothing).student.control
     with pytest.raises(UserError, match="no label is learned from"):
         recipes.load(write(SMALL), [*nothing, "student.control=false"])
+
+
+def test_several_teachers_are_matched_as_the_recipe_says() -> None:
+    tree = {"name": "r", "teachers": {"model": "mlp"}, "student": {"model": "mlp", "match": "mimic_all", "fold": True}}
+    assert Recipe.model_validate(tree).student.fold
+    with pytest.raises(ValueError, match="mixes their logits first"):
+        Recipe.model_validate({**tree, "fusion": "mean_logit"})
+    with pytest.raises(ValueError, match="no heads to fold"):
+        Recipe.model_validate({**tree, "student": {"model": "mlp", "fold": True}})

@@ -8,6 +8,7 @@ and top-k heads stay side by side, each with its own tail, since a class in one 
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +34,19 @@ AT_ONCE = 1 << 24
 
 
 def fused(
-    rows: Sequence[Logits | Sparse], rule: str, temperature: float | None, weights: Sequence[float] | None = None
+    rows: Sequence[Logits | Sparse],
+    rule: str,
+    temperature: float | None,
+    weights: Sequence[float] | None = None,
+    apart: bool = False,
 ) -> Columns:
     """The target of N rows at a temperature, or one whose temperature is still open.
 
     Args:
         temperature: None leaves it open.
         weights: of each member, relative to the others'; equal by default.
+        apart: one group for each row, in their order, whatever the codec, for students that match each member by itself; all
+            logits are then given as if the temperature were open.
 
     Returns:
         `p` (N, C) where the store keeps all logits; else `ids`, `p` (N, G, K), `tail` and `weight` (N, G) of G groups
@@ -52,7 +59,9 @@ def fused(
     share = torch.tensor(weights if weights is not None else [1.0] * len(rows), dtype=torch.float64)
     share = (share / share.sum()).float()
     logits = [r.values for r in rows if isinstance(r, Logits)]
-    if temperature is None:
+    if apart:
+        check(rule)
+    if temperature is None or (apart and len(logits) == len(rows)):
         if len(logits) < len(rows):
             raise UserError(
                 "temperature: one that changes from step to step needs every logit, which only logits.codec dense keeps; "
@@ -63,12 +72,12 @@ def fused(
         return {"p": _fuse_all(logits, rule, temperature, share)}
     check(rule)
     sparse = [r for r in rows if isinstance(r, Sparse)]
-    if all(r.counted for r in sparse):
+    if all(r.counted for r in sparse) and not apart:
         ids = np.concatenate([r.ids for r in sparse], 1)[:, None]
         p = np.concatenate([r.p * w for r, w in zip(sparse, share.numpy(), strict=True)], 1)[:, None]
         tail, share = np.zeros((len(p), 1), np.float32), torch.ones(1)
         return _sparse(ids, p, tail, share)
-    ids, p = (np.stack([getattr(r, name) for r in sparse], 1) for name in ("ids", "p"))
+    ids, p = (_side_by_side([getattr(r, name) for r in sparse]) for name in ("ids", "p"))
     tail = np.stack([r.tail for r in sparse], 1)
     return _sparse(ids, p, tail, share)
 
@@ -82,23 +91,30 @@ def _open(logits: list[np.ndarray], rule: str, share: Tensor) -> Columns:
     return {"logits": stacked, "weight": share.expand(len(stacked), -1).contiguous()}
 
 
+def _side_by_side(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(N, G, K) of G times (N, K_g), zeros behind the narrower ones: slots that a row of counts, which has no tail, does not need."""
+    width = max(column.shape[1] for column in columns)
+    return np.stack([np.pad(column, ((0, 0), (0, width - column.shape[1]))) for column in columns], 1)
+
+
 def _sparse(ids: NDArray[np.int64], p: NDArray[np.float32], tail: NDArray[np.float32], share: Tensor) -> Columns:
     weight = share.expand(len(ids), -1).contiguous()
     return {"ids": torch.from_numpy(ids), "p": torch.from_numpy(p), "tail": torch.from_numpy(tail), "weight": weight}
 
 
-def with_groups(target: Columns, groups: int) -> Columns:
-    """The same target with so many groups: those that are added weigh nothing.
+def with_groups(target: Columns, groups: int, places: Sequence[int]) -> Columns:
+    """The same target with so many groups, its own at `places`: those that are added weigh nothing.
 
-    Rows that were fused from different numbers of members fit into one batch that way.
+    Rows that were fused from different members fit into one batch that way, each member at its place.
     """
     if "weight" not in target or target["weight"].shape[1] >= groups:
         return target
-    more = groups - target["weight"].shape[1]
-    return {
-        name: torch.nn.functional.pad(column, (0, 0, 0, more) if column.dim() == 3 else (0, more))
-        for name, column in target.items()
-    }
+    wide = dict(target)
+    for name, column in target.items():
+        if column.dim() > 1:
+            wide[name] = column.new_zeros(len(column), groups, *column.shape[2:])
+            wide[name][:, list(places)] = column
+    return wide
 
 
 def check(rule: str) -> None:
@@ -131,6 +147,7 @@ class Targets:
         measures: bool = False,
         keep_bytes: int = 1 << 30,
         without: Collection[str] = (),
+        apart: bool = False,
     ):
         """
         Args:
@@ -143,6 +160,7 @@ class Targets:
             live: for a store that is still being written.
             measures: also give each row its `kdscale.ensemble.uncertainty`.
             keep_bytes: of fused shards that stay in memory.
+            apart: keep the members apart, see `fused`.
 
         Raises:
             UserError: the store does not hold a member that is named, or a temperature, rule or weight makes no sense.
@@ -152,7 +170,7 @@ class Targets:
         if temperature is not None and not 0 < temperature < math.inf:
             raise UserError(f"temperature: {temperature:g} is not a positive number")
         self.store, self.temperature, self.rule = store, temperature, rule
-        self.live, self.measures = live, measures
+        self.live, self.measures, self.apart = live, measures, apart
         self._weights = dict(weights or {})
         if measures and any(part.member.startswith("fused-") for part in parts or ()):
             raise UserError("measures: a fused set does not say what its members say; read the members themselves")
@@ -186,12 +204,13 @@ class Targets:
             member_rows(self.store, Slot(shard, view, part.member), part.checkpoint, keys, anywhere) for part in parts
         ]
         weights = [part.weight for part in parts]
-        target = fused(rows, self.rule, self.temperature, weights)
+        target = fused(rows, self.rule, self.temperature, weights, self.apart)
         if self.measures:
             target |= uncertainty.of_rows(rows, anywhere, weights)
         if self.live is not None:
-            if not all(isinstance(r, Sparse) and r.counted for r in rows):
-                target = with_groups(target, len(self.live.names))
+            if self.apart or not all(isinstance(r, Sparse) and r.counted for r in rows):
+                places = [self.live.names.index(part.member) for part in parts]
+                target = with_groups(target, len(self.live.names), places)
             target["members"] = torch.full((len(keys),), float(len(parts)))
         self._keep(name, keys, target)
         return target

@@ -62,7 +62,7 @@ def models(run: Run) -> list[Trained]:
     ]
     for job, checksum in student.finished_jobs(run).items():
         jointly = job[0] == joint.KIND
-        spec = joint.model(recipe) if jointly else recipe.student.model
+        spec = student.model(recipe, job[0])
         members.append(
             Trained(student.job_name(job), run.folder / student.job_folder(run, job), checksum, spec, jointly)
         )
@@ -214,7 +214,7 @@ def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
 
     shape, classes = run.manifest.sample.shape, len(run.manifest.classes)
     sizes: dict[str, Any] = {}
-    for name, spec in (("teacher", run.recipe.teachers.model), ("student", run.recipe.student.model)):
+    for name, spec in (("teacher", run.recipe.teachers.model), ("student", student.model(run.recipe))):
         count = zoo.parameters(zoo.build(spec, shape, classes, 0))
         sizes[name] = {"name": spec.name, "parameters": count, "bytes": 4 * count}
     members = run.recipe.teachers.count

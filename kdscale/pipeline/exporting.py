@@ -125,7 +125,7 @@ def _find(run: Run, name: str) -> _Finished:
         job = known[name]
         checksum = student.finished_jobs(run).get(job)
         folder = run.locate(student.job_folder(run, job), student.fingerprint(run, job))
-        return _Finished(folder or run.folder, _there(run, name, checksum), recipe.student.model)
+        return _Finished(folder or run.folder, _there(run, name, checksum), student.model(recipe, job[0]))
     members = [f"seed-{seed}" for seed in recipe.teachers.seeds]
     raise UserError(f"{run.folder}: the run has no model {name}; it has {', '.join([*known, *members])}")
 

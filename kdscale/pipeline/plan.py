@@ -87,7 +87,9 @@ def make(run: Run, cores: int) -> Plan:
     left["report"] = len(report.missing(run)) if not left["evaluate"] else 1
     merged_config(recipe.student, "cuda" if torch.cuda.is_available() else "cpu")
     speed = _speed()
-    teacher, pupil = (_operations(spec, found) / speed for spec in (recipe.teachers.model, recipe.student.model))
+    teacher, pupil = (
+        _operations(spec, found) / speed for spec in (recipe.teachers.model, student.trained_model(recipe))
+    )
     average = teacher * recipe.joint.networks
     passes = [teacher * recipe.teachers.count, pupil * (jobs - jointly), average * jointly]
     big = recipe.teachers.workers

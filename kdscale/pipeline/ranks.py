@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from kdscale.cluster import whereabouts
 from kdscale.data.batches import Batch, Batches, Join, Pixels
@@ -46,6 +47,8 @@ class Assignment:
     """Keeps what is drawn from the seed apart from what a member of the same seed draws."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further marks of the finished weights and of the record."""
+    kept: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
+    """What is committed of the trained weights."""
 
     def draws(self, what: str) -> int:
         return derive(self.seed, *self.purpose, what)
@@ -119,7 +122,7 @@ def train_on_ranks(
         weights = engine.weights()
         checksum = ""
         if rank == 0:
-            checksum = commit_weights(folder, weights, task.fingerprint, **task.facts, seed=task.seed)
+            checksum = commit_weights(folder, task.kept(weights), task.fingerprint, **task.facts, seed=task.seed)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             report.update(state="done", step=plan.steps)
         dist.barrier()

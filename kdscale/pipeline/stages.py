@@ -107,7 +107,7 @@ def preflight(run: Run) -> None:
     if placed.teachers.grouped:
         merged_config(placed.teachers, "cuda" if teacher.gpus else "cpu")
     jointly = [joint.model(recipe)] if recipe.joint.networks else []
-    for spec in (recipe.teachers.model, recipe.student.model, *jointly):
+    for spec in (recipe.teachers.model, recipe.student.model, student.trained_model(recipe), *jointly):
         zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
     cluster.check_fits("a teacher", teacher, ranks)
     packs.check(run, teacher.gpus)

@@ -11,7 +11,7 @@ from kdscale.errors import UserError
 from kdscale.files import digest
 from kdscale.pipeline import joint, logits, teachers
 from kdscale.pipeline.run import HOW_ONLY, Run
-from kdscale.recipe import Recipe
+from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -25,12 +25,14 @@ SOFT_ONLY = {
     "temperature_schedule",
     "temperature_end",
     "divergence",
+    "match",
+    "fold",
     "hard_weight",
     "alpha",
     "quorum",
 }
 """Fields that a control does not depend on."""
-ADDED = ("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup")
+ADDED = ("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold")
 """Fields that came later: at their defaults they leave a student's fingerprint what it was."""
 
 Job = tuple[str, int]
@@ -50,6 +52,27 @@ def job_name(job: Job) -> str:
 def job_folder(run: Run, job: Job) -> str:
     """The job's folder, relative to the run."""
     return f"students/{job_name(job)}"
+
+
+def trained_model(recipe: Recipe, kind: str = "student") -> ModelSpec:
+    """The network that is trained: where a student is to mimic all teachers, one with a head for each."""
+    if kind == joint.KIND:
+        return joint.model(recipe)
+    if kind == "student" and recipe.student.match == "mimic_all":
+        from kdscale.models import heads
+
+        return heads.spec(recipe.student.model, head_weights(recipe))
+    return recipe.student.model
+
+
+def model(recipe: Recipe, kind: str = "student") -> ModelSpec:
+    """The network whose weights are kept: that which is trained, or what it was folded into."""
+    return recipe.student.model if kind == "student" and recipe.student.fold else trained_model(recipe, kind)
+
+
+def head_weights(recipe: Recipe) -> list[float]:
+    """Of each teacher's head, relative to the others'."""
+    return [recipe.fusion.weights.get(seed, 1.0) for seed in recipe.fused_seeds]
 
 
 def fingerprint(run: Run, job: Job) -> str:

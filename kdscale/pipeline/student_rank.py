@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from kdscale.data.columns import Columns
 from kdscale.data.dataset import Dataset
@@ -17,10 +18,11 @@ from kdscale.ensemble.live import Live
 from kdscale.ensemble.targets import Targets
 from kdscale.files import read_json, write_json
 from kdscale.logits.commits import Listing
-from kdscale.pipeline import logits, teachers, workers
+from kdscale.models import heads
+from kdscale.pipeline import logits, student, teachers, workers
 from kdscale.pipeline.ranks import Assignment, Lessons, Stream, train_on_ranks
 from kdscale.pipeline.run import Run
-from kdscale.recipe import Recipe, Student
+from kdscale.recipe import Recipe
 from kdscale.tracking import status
 from kdscale.tracking.status import stop_file
 from kdscale.training import objectives, schedules
@@ -43,7 +45,14 @@ def train_student(
     """
     kind, seed = job
     run, settings = Run(folder, recipe), recipe.student
-    task = Assignment("student", job_folder, fingerprint, seed, ("student",), {"kind": kind})
+    shape, classes = run.manifest.sample.shape, len(run.manifest.classes)
+
+    def kept(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        if kind == "student" and settings.fold:
+            return heads.folded(weights, settings.model, shape, classes, student.head_weights(recipe))
+        return weights
+
+    task = Assignment("student", job_folder, fingerprint, seed, ("student",), {"kind": kind}, kept)
 
     def learn(dataset: Dataset, device: torch.device, rank: int, steps: int) -> Lessons:
         pixels, views = workers.shared_pixels(run, device), recipe.logits.views
@@ -60,27 +69,27 @@ def train_student(
         def join(number: int, decoded: Decoded, view: int, epoch: int) -> Columns:
             return targets.shard(dataset.shards[number].name, decoded.keys, view, epoch)
 
-        return Lessons(soft_objective(settings, steps), pixels, lambda epoch: epoch % views, join, mixed)
+        return Lessons(soft_objective(recipe, steps), pixels, lambda epoch: epoch % views, join, mixed)
 
     checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{dist.get_world_size()}")
-    return train_on_ranks(run, settings, gpus, task, checkpoints, learn)
+    trained = settings.model_copy(update={"model": student.trained_model(recipe, kind)})
+    return train_on_ranks(run, trained, gpus, task, checkpoints, learn)
 
 
-def soft_objective(settings: Student, steps: int) -> objectives.Objective:
+def soft_objective(recipe: Recipe, steps: int) -> objectives.Objective:
     """What a student minimises, as its recipe says."""
+    settings = recipe.student
     first, last, course = settings.temperature, settings.temperature_end, settings.temperature_schedule
 
     def of_step(step: int) -> float:
         return schedules.temperature(step, steps, first, first if last is None else last, course)
 
     soft_weight, hard_weight = settings.weights
-    return objectives.distillation(
-        first if course == "constant" else of_step,
-        hard_weight,
-        soft_weight,
-        settings.divergence,
-        settings.label_smoothing,
-    )
+    temperature = first if course == "constant" else of_step
+    rest = (temperature, hard_weight, soft_weight, settings.divergence, settings.label_smoothing)
+    if settings.match == "mimic_all":
+        return objectives.mimic_all(student.head_weights(recipe), *rest)
+    return objectives.distillation(*rest, each=settings.match == "mean_loss")
 
 
 def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
@@ -108,7 +117,9 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     weights = logits.weights(recipe)
     if not reads["live"]:
         cover = [Part(**part) for part in reads["parts"]]
-        return Targets(store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, parts=cover)
+        return Targets(
+            store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, parts=cover, apart=_apart(recipe)
+        )
     assert settings.quorum is not None, "the stage begins without all members only where the recipe says so"
     live = Live(
         store,
@@ -121,12 +132,19 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
         lambda: [status.read(teachers.member_folder(run, seed)).get("step") for seed in recipe.fused_seeds],
         stop_file(run.folder).exists,
     )
-    return Targets(store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, live=live)
+    return Targets(
+        store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, live=live, apart=_apart(recipe)
+    )
 
 
 def _temperature(recipe: Recipe) -> float | None:
     """T of the targets; None where it changes from step to step."""
     return recipe.student.temperature if recipe.student.temperature_schedule == "constant" else None
+
+
+def _apart(recipe: Recipe) -> bool:
+    """Whether each member is matched by itself."""
+    return recipe.student.match != "mean_target"
 
 
 def _still_holds(run: Run, job_folder: Path, store: str) -> bool:
@@ -155,7 +173,9 @@ def _cover(run: Run, there: Listing) -> list[Part]:
     whole = [
         maker
         for name, maker in makers.items()
-        if maker.fused and all(there.holds(shards, view, name, maker.checkpoint).all() for view in views)
+        if maker.fused
+        and not _apart(run.recipe)
+        and all(there.holds(shards, view, name, maker.checkpoint).all() for view in views)
     ]
     sizes = {name: there.totals(name)[2] / max(1, there.totals(name)[1]) for name in makers}
     return covers.cheapest(

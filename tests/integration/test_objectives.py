@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors import safe_open
 
 pytestmark = pytest.mark.slow
 
@@ -28,3 +29,17 @@ def test_a_student_with_every_option_comes_out_the_same_twice(copy) -> None:
         assert found[-1] == pytest.approx(1, abs=0.5)
         (folder / "done.json").unlink()
     assert weights[0] == weights[1]
+
+
+def test_a_student_with_a_head_for_each_teacher_is_evaluated_exported_and_folded(copy) -> None:
+    mimic = ["student.match=mimic_all", "student.mixup=0.2", "student.control=false"]
+    copy.kdscale("evaluate", "tiny.yaml", *mimic)
+    seen = json.loads((copy.run / "results.json").read_text())
+    plain = 64 * 16 + 16 + 16 * 10 + 10
+    assert seen["models"]["student"]["parameters"] == plain + 2 * 170
+    assert seen["splits"]["test"]["student"]["accuracy"] > 0.8
+    made = json.loads(copy.kdscale("export", "tiny.yaml", "student", "--to", "safetensors", "--json")[0])
+    assert made["samples"] == made["same"] == 359
+    copy.kdscale("student", "tiny.yaml", *mimic, "student.fold=true", "student.epochs=1")
+    with safe_open(copy.run / "students/student-seed-0/weights.safetensors", "pt") as file:
+        assert sum(file.get_tensor(name).numel() for name in file.keys()) == plain

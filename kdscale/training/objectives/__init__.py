@@ -6,11 +6,12 @@ its size when T changes; the hard term is the cross-entropy with the label at T 
 weight. The soft term is computed as the divergence KL(p_T, q_T) = CE(p_T, q_T) - H(p_T): the gradient is the same,
 and its value is 0 where the student matches.
 
-`terms` has the terms and their sums, `divergences` what may stand in the place of the KL, `gradient` how loss and
+`terms` has the terms and their sums, `several` those of a student with a head for each teacher, `divergences` what may stand in the place of the KL, `gradient` how loss and
 gradient are computed together, `mixup` mixes batches with their targets.
 """
 
 from kdscale.training.objectives.divergences import DIVERGENCES, Divergence
+from kdscale.training.objectives.several import mimic_all
 from kdscale.training.objectives.terms import (
     Losses,
     Objective,
@@ -30,6 +31,7 @@ __all__ = [
     "distillation",
     "hard",
     "labelled",
+    "mimic_all",
     "soft",
     "soft_divergence",
     "sparse_divergence",

@@ -56,6 +56,8 @@ class Terms:
     divergence: Divergence = forward_kl
     smoothing: float = 0.0
     """Of the labels: epsilon of (1 - epsilon) y + epsilon / C (Szegedy et al. 2016, section 7)."""
+    each: bool = False
+    """sum_g w_g D(p_g, q) over the groups g of targets whose temperature is open, instead of D(sum_g w_g p_g, q)."""
 
 
 def losses(logits: Tensor, targets: Columns, labels: Labels | None, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,12 +203,26 @@ def _sparse(z: Tensor, q: Tensor, target: Columns, terms: Terms, factor: float, 
 
 def _dense(z: Tensor, q: Tensor, target: Columns, terms: Terms, factor: float, plus: float) -> Tensor:
     """Of a distribution on all classes; `q` holds the softmax."""
-    p = softened(target, terms.temperature).to(q.dtype) if "logits" in target else target["p"].to(q.dtype)
     log_q = torch.mul(z, 1 / terms.temperature)
     log_q.sub_(_logsumexp(log_q, q))
-    values, pull = terms.divergence(p, q, log_q)
+    if terms.each and "logits" in target:
+        values, pull = _each(q, log_q, target, terms)
+    else:
+        p = softened(target, terms.temperature).to(q.dtype) if "logits" in target else target["p"].to(q.dtype)
+        values, pull = terms.divergence(p, q, log_q)
     q.mul_(pull.sum(1, keepdim=True).mul_(-factor).add_(plus)).add_(pull, alpha=factor)
     return values.sum()
+
+
+def _each(q: Tensor, log_q: Tensor, target: Columns, terms: Terms) -> tuple[Tensor, Tensor]:
+    """The weighted sums over groups of a divergence's summands and of q dD/dq."""
+    sums = torch.zeros_like(q), torch.zeros_like(q)
+    for group in range(target["logits"].shape[1]):
+        p = (target["logits"][:, group].to(q.dtype) / terms.temperature).softmax(1)
+        weight = target["weight"][:, group, None].to(q.dtype)
+        for total, part in zip(sums, terms.divergence(p, q, log_q), strict=True):
+            total.addcmul_(part, weight)
+    return sums
 
 
 def softened(target: Columns, temperature: float) -> Tensor:

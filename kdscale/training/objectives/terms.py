@@ -33,7 +33,7 @@ def labelled(smoothing: float = 0.0) -> Objective:
     """Cross-entropy with (1 - epsilon) y + epsilon / C, and where the batch is mixed, with both labels by their shares."""
 
     def objective(logits: Tensor, batch: Batch) -> Losses:
-        z, own = logits.float(), _labels(batch)
+        z, own = logits.float(), labels_of(batch)
         loss = F.cross_entropy(z, own.y, reduction="none", label_smoothing=smoothing)
         if own.other is not None and own.share is not None:
             other = F.cross_entropy(z, own.other, reduction="none", label_smoothing=smoothing)
@@ -84,6 +84,7 @@ def distillation(
     soft_weight: float = 1.0,
     divergence: str = "forward_kl",
     smoothing: float = 0.0,
+    each: bool = False,
 ) -> Objective:
     """soft_weight T^2 D(p_T, q_T) + hard_weight CE(y, q_1), with the batch's targets, of any codec, as p_T.
 
@@ -93,23 +94,31 @@ def distillation(
         temperature: T, or T of a step.
         divergence: D, a name of `DIVERGENCES`.
         smoothing: of the labels, as in `labelled`; what the teachers say stays as it is.
+        each: the mean of the losses of the targets' groups, instead of the loss of their mean. Under forward_kl both have the
+            same gradient and differ by a constant; and targets that name a few classes always have each group by itself.
     """
 
     def objective(logits: Tensor, batch: Batch) -> Losses:
         t = temperature(batch.step) if callable(temperature) else temperature
-        terms = Terms(t, soft_weight, hard_weight, DIVERGENCES[divergence], smoothing)
-        loss, term, label = gradient.losses(logits, batch.targets, _labels(batch), terms)
+        terms = Terms(t, soft_weight, hard_weight, DIVERGENCES[divergence], smoothing, each)
+        loss, term, label = gradient.losses(logits, batch.targets, labels_of(batch), terms)
         losses = {"loss": loss, "soft": term}
         if hard_weight:
             losses["hard"] = label
-        if callable(temperature):
-            losses["temperature"] = torch.full_like(term, t)
-        if "members" in batch.targets:  # of a live store: how many the targets are of
-            losses["members"] = batch.targets["members"].mean()
-        return losses
+        return noted(losses, batch, t if callable(temperature) else None)
 
     return objective
 
 
-def _labels(batch: Batch) -> Labels:
+def noted(losses: Losses, batch: Batch, temperature: float | None) -> Losses:
+    """The losses, with what else belongs into the record: a temperature that changes, and how many members the targets are of."""
+    if temperature is not None:
+        losses["temperature"] = torch.full_like(losses["soft"], temperature)
+    if "members" in batch.targets:  # of a live store
+        losses["members"] = batch.targets["members"].mean()
+    return losses
+
+
+def labels_of(batch: Batch) -> Labels:
+    """The labels of a batch, two a sample where it is mixed."""
     return Labels(batch.y, batch.targets.get("other_y"), batch.targets.get("share"))
