@@ -8,7 +8,7 @@ setup(
     description="Turn an ensemble of neural networks into one model that can be served.",
     python_requires=">=3.11",
     packages=find_packages(include=["kdscale", "kdscale.*", "launcher"]),
-    package_data={"kdscale.report": ["*.html.j2"]},
+    package_data={"kdscale.report": ["*.html.j2"], "kdscale.training.objectives": ["*.c"]},
     install_requires=[
         "torch>=2.7",
         "deepspeed>=0.17",

@@ -97,13 +97,17 @@ def test_mixup_keeps_a_head_to_its_teacher(kind: str) -> None:
 
 def test_heads_that_match_their_teachers_have_no_soft_loss() -> None:
     z = TEACHERS.transpose(0, 1).contiguous()
-    assert float(objectives.mimic_all(WEIGHTS, T, 0.0)(z, Batch(z, Y, targets("dense")))["loss"]) == pytest.approx(0, abs=1e-6)
+    assert float(objectives.mimic_all(WEIGHTS, T, 0.0)(z, Batch(z, Y, targets("dense")))["loss"]) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon"])
 def test_mean_of_losses_is_the_mean_of_each_teachers_loss(divergence: str) -> None:
     z, reference = random(B, C).requires_grad_(), random(B, C).requires_grad_()
-    objectives.distillation(T, 0.0, divergence=divergence, each=True)(z, Batch(z, Y, targets("dense")))["loss"].backward()
+    objectives.distillation(T, 0.0, divergence=divergence, each=True)(z, Batch(z, Y, targets("dense")))[
+        "loss"
+    ].backward()
     sum(SHARE[i] * objectives.soft(reference, of_member("dense", i), T, divergence) for i in range(M)).backward()
     assert torch.allclose(z.grad, reference.grad, atol=1e-7)
     mean = random(B, C).requires_grad_()
