@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdscale.data.columns import Columns
-from kdscale.training.objectives import gradient, native
+from kdscale.training.objectives import gradient, kernels, native
 from kdscale.training.objectives.gradient import Labels, Terms
 
 B, C = 9, 1003
@@ -81,3 +81,12 @@ def test_without_a_compiler_torch_does_the_work(monkeypatch, tmp_path) -> None:
         assert found(Z, target("dense", 2.0), LABELS["one label"], Terms(2.0))[0][0] > 0
     finally:
         native._library.cache_clear()
+
+
+@built
+def test_kernels_can_be_switched_off(monkeypatch) -> None:
+    assert kernels.of(Z, target("dense", 2.0)) is native.losses
+    assert kernels.agrees(native.losses, torch.device("cpu"))
+    assert kernels.of(Z.double(), target("dense", 2.0)) is None
+    monkeypatch.setenv("KDSCALE_KERNELS", "0")
+    assert kernels.of(Z, target("dense", 2.0)) is None

@@ -10,8 +10,8 @@ and only the K classes are corrected, by q_k (g_k - g_t). Nothing is ever filled
 
 The logits are worked through in parts that fit into a processor's cache; the gradient is made there from the softmax, in
 the memory in which it is returned. Beyond that one tensor of the logits' size only a part's worth of
-memory is used. On a CPU with a C compiler `native` does the same for forward KL, row by row; what is written here in torch is
-its reference and does everything else.
+memory is used. For forward KL a kernel does the same row by row, where there is one (`kernels`: C on a CPU, Triton on a GPU); what is
+written here in torch is their reference and does everything else.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdscale.data.columns import Columns
-from kdscale.training.objectives import native
+from kdscale.training.objectives import kernels
 from kdscale.training.objectives.divergences import Divergence, forward_kl
 
 PART = 1 << 20
@@ -111,10 +111,10 @@ def _work(
     logits: Tensor, targets: Columns, labels: Labels | None, terms: Terms, wanted: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The two means, and the gradient of the weighted sum if it is wanted."""
-    if wanted and terms.divergence is forward_kl and native.serves(logits, targets):
+    kernel = kernels.of(logits, targets) if wanted and terms.divergence is forward_kl else None
+    if kernel is not None:
         known = None if labels is None else (labels.y, labels.other, labels.share)
-        rest = (terms.temperature, terms.soft_weight, terms.hard_weight, terms.smoothing)
-        return native.losses(logits, targets, known, *rest)
+        return kernel(logits, targets, known, terms.temperature, terms.soft_weight, terms.hard_weight, terms.smoothing)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     rows = len(logits)
     gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if wanted else None

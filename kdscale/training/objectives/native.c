@@ -11,7 +11,8 @@
 #define TINY 1.17549435e-38f
 
 static inline float exp_(float x) { /* of x <= 0 */
-    x = x < -87.0f ? -87.0f : x;
+    const int gone = x < -87.0f;
+    x = gone ? -87.0f : x;
     float n = rintf(x * 1.44269504f);
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float y = 1.9875691500e-4f;
@@ -24,7 +25,7 @@ static inline float exp_(float x) { /* of x <= 0 */
     int32_t bits = ((int32_t)n + 127) << 23;
     float scale;
     memcpy(&scale, &bits, 4);
-    return y * scale;
+    return gone ? 0.0f : y * scale;
 }
 
 static inline float log_(float x) { /* of normal x > 0 */

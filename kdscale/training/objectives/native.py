@@ -1,8 +1,8 @@
 """The gradient of `gradient` in C, for CPUs: a row is read and written while it is in the cache, and nothing is called in between.
 
 The source is compiled by the machine's own C compiler when it is first needed, in about a second, and kept for the next process
-under ~/.cache/kdscale (or XDG_CACHE_HOME), apart for each kind of processor. Where there is no compiler, or KDSCALE_NATIVE=0 says so, `gradient`
-goes on in torch, which is also what the C is tested against. Forward KL on float32 logits is all it knows.
+under ~/.cache/kdscale (or XDG_CACHE_HOME), apart for each kind of processor. Where there is no compiler `gradient` goes on in torch,
+which is also what the C is tested against. Forward KL on float32 logits is all it knows.
 """
 
 import ctypes
@@ -118,8 +118,6 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    if os.environ.get("KDSCALE_NATIVE") == "0":
-        return None
     try:
         library = ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError):
