@@ -16,7 +16,7 @@ from kdscale.logits.dense import Dense
 from kdscale.logits.records import Slot, StoreInfo
 from kdscale.logits.rows import Logits
 from kdscale.logits.store import Store
-from kdscale.pipeline import joint, logits, student, teachers
+from kdscale.pipeline import joint, logits, speed, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking.metrics import merge
@@ -31,7 +31,7 @@ NAME = "evaluate"
 TEST, VALIDATION = "test", "validation"
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
-VERSION = 3
+VERSION = 4
 """Of what is measured: results of another version are made again."""
 FUSION = "fusion.json"
 """The table of fusion rules that was asked for, if any was (`comparing`)."""
@@ -143,12 +143,46 @@ def work(run: Run, bars: Bars) -> None:
     tasks.run()
     tick()
     results = measure(run, every)
+    if (speeds := _speed(run, every)) is not None:
+        results["speed"] = speeds
     results["seconds"] = {**run.seconds(), NAME: round(time.monotonic() - start, 3)}
     _keep_earlier(run)
     sources = [model.folder / METRICS for model in every]
     merge(run.folder, sources, run.folder / METRICS)
     log_results(recipe.tracking.wandb, run.folder, recipe.name, results["fingerprint"], results["splits"])
     write_json(run.folder / RESULTS, results)  # last: from here on the stage is done
+
+
+def _speed(run: Run, every: list[Trained]) -> dict[str, Any] | None:
+    """Latency and throughput of ensemble and student, measured on a worker unless they are known."""
+    from kdscale import cluster
+
+    recipe = run.recipe
+    by_name = {model.name: model for model in every}
+    members = [by_name[f"teacher-seed-{seed}"] for seed in recipe.fused_seeds if f"teacher-seed-{seed}" in by_name]
+    pupil = by_name.get(f"student-seed-{recipe.student.seeds[0]}")
+    if not members or pupil is None:
+        return None
+    needs = cluster.needs(recipe.student.cpus, recipe.student.gpus)
+    name = speed.fingerprint(run, members, pupil, needs)
+    if (known := speed.kept(run, name)) is not None:
+        return known
+    measured: list[dict[str, Any]] = []
+    tasks = cluster.Tasks(lambda: None, stop_file(run.folder).exists)
+    tasks.submit(
+        "measure the speed of ensemble and student",
+        speed.measure,
+        run.folder,
+        recipe,
+        name,
+        members,
+        pupil,
+        needs,
+        needs=needs,
+        done=measured.append,
+    )
+    tasks.run()
+    return measured[0] if measured else None
 
 
 def predict(folder: Path, recipe: Recipe, model: Trained, needs: "Needs") -> str:

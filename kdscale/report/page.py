@@ -15,7 +15,7 @@ from markupsafe import Markup
 from kdscale.errors import UserError
 from kdscale.files import write_text
 from kdscale.report import curves, figures, fusion, summary, table
-from kdscale.report.results import Metrics, Model, Results, Split, checked
+from kdscale.report.results import Metrics, Model, Results, Speed, Split, checked
 
 
 class Picture(NamedTuple):
@@ -37,10 +37,11 @@ class Scaling(NamedTuple):
 
 
 class Cost(NamedTuple):
+    """What a model costs, as cells: parameters, size, latency of 1 and of 64 samples in ms, samples a second."""
+
     name: str
     network: str
-    parameters: str
-    size: str
+    cells: list[str]
 
 
 def render(run: Path) -> Path:
@@ -67,7 +68,7 @@ def render(run: Path) -> Path:
         headlines=_headlines(results, split),
         columns=table.COLUMNS,
         tables={name: table.rows(results.splits[name]) for name in _main_first(results)},
-        captions={name: summary.caption(results, name) for name in results.splits},
+        captions={name: summary.caption(results, name, served=False) for name in results.splits},
         pictures=_pictures(results, split, found),
         pairs=_pairs(results, split),
         scaling=_scaling(split),
@@ -75,8 +76,9 @@ def render(run: Path) -> Path:
         diversity=_diversity(split),
         fusion=_fusion(run / "fusion.json", results),
         fusion_columns=fusion.COLUMNS,
-        costs=[_cost(name, model) for name, model in results.models.items()],
+        costs=_costs(results),
         ratio=summary.size_ratio(results.models),
+        speed=results.speed,
         recipe=_read_recipe(run / "recipe.yaml", results),
         torn=found.torn,
     )
@@ -287,13 +289,31 @@ def _pairs(results: Results, split: Split) -> list[summary.Confusion]:
     return [] if matrix is None else summary.confused_pairs(matrix, results.dataset.classes)
 
 
-def _cost(name: str, model: Model) -> Cost:
-    return Cost(
-        name,
-        model.name or table.NOTHING,
-        f"{model.parameters:,}",
-        table.NOTHING if model.bytes is None else _size(model.bytes),
-    )
+def _costs(results: Results) -> list[Cost]:
+    """A row for each model, and the ensemble's numbers over the student's."""
+    speeds = {} if results.speed is None else results.speed.models
+    rows = [_cost(name, model, speeds.get(name)) for name, model in results.models.items()]
+    ensemble, student = results.models.get("ensemble"), results.models.get("student")
+    if not (ensemble and student and ensemble.parameters > 0 and student.parameters > 0):
+        return rows
+    ratios = [
+        ensemble.parameters / student.parameters,
+        ensemble.bytes / student.bytes if ensemble.bytes and student.bytes else None,
+    ]
+    if "ensemble" in speeds and "student" in speeds:
+        whole, one = speeds["ensemble"], speeds["student"]
+        ratios += [
+            whole.latency_1 / one.latency_1, whole.latency_64 / one.latency_64, whole.throughput / one.throughput
+        ]  # fmt: skip
+    cells = [table.NOTHING if ratio is None else summary.times(ratio) for ratio in ratios]
+    return [*rows, Cost("ensemble / student", "", cells)]
+
+
+def _cost(name: str, model: Model, speed: Speed | None) -> Cost:
+    cells = [f"{model.parameters:,}", table.NOTHING if model.bytes is None else _size(model.bytes)]
+    if speed is not None:
+        cells += [f"{speed.latency_1:.3g}", f"{speed.latency_64:.3g}", f"{speed.throughput:,.0f}"]
+    return Cost(name, model.name or table.NOTHING, cells)
 
 
 def _size(number: int) -> str:

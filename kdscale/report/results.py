@@ -155,6 +155,26 @@ class Model(Part):
     bytes: int | None = None
 
 
+class Speed(Part):
+    """How fast a model answers."""
+
+    latency_1: float = Field(gt=0)
+    """Milliseconds of one sample, and of 64 at once."""
+    latency_64: float = Field(gt=0)
+    throughput: float = Field(gt=0)
+    """Samples a second in full batches."""
+
+
+class Speeds(Part):
+    """Measured on one worker, all models in turn."""
+
+    device: str
+    threads: int
+    batch: int
+    """Of the throughput."""
+    models: dict[str, Speed]
+
+
 class Results(Part):
     """The whole of results.json."""
 
@@ -163,6 +183,7 @@ class Results(Part):
     dataset: Dataset
     splits: dict[str, Split] = Field(min_length=1)
     models: dict[str, Model] = Field(default_factory=dict)
+    speed: Speeds | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")

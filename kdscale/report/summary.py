@@ -130,12 +130,31 @@ def size_ratio(models: dict[str, Model], whole: str = "ensemble") -> str | None:
     return f"{part} the {whole}'s parameters"
 
 
-def caption(results: Results, split: str | None = None) -> str:
-    """One line under a table; empty where nothing can be compared."""
+def serving(results: Results) -> str | None:
+    """What serving the student takes, beside the ensemble: latency of 1 and 64 samples and throughput."""
+    if results.speed is None or not {"ensemble", "student"} <= results.speed.models.keys():
+        return None
+    whole, one = results.speed.models["ensemble"], results.speed.models["student"]
+    where = f"{results.speed.device}, {results.speed.threads} thread{'s' if results.speed.threads != 1 else ''}"
+    return (
+        f"to serve on {where}: one sample takes the ensemble {whole.latency_1:.3g} ms and the student {one.latency_1:.3g} "
+        f"({times(whole.latency_1 / one.latency_1)} less), 64 take {whole.latency_64:.3g} and {one.latency_64:.3g} "
+        f"({times(whole.latency_64 / one.latency_64)}); {whole.throughput:,.0f} and {one.throughput:,.0f} samples a second "
+        f"({times(one.throughput / whole.throughput)})"
+    )
+
+
+def times(ratio: float) -> str:
+    """A ratio as 9.2x."""
+    return f"{ratio:,.0f}\N{MULTIPLICATION SIGN}" if ratio >= 100 else f"{ratio:.2g}\N{MULTIPLICATION SIGN}"
+
+
+def caption(results: Results, split: str | None = None, served: bool = True) -> str:
+    """One line under a table, with what serving takes if `served`; empty where nothing can be compared."""
     part = results.splits[split or results.main]
     first = against_control(part)
     second = against_ensemble(part, results.models, "it" if first else "the student")
-    return "; ".join(text for text in (first, second) if text)
+    return "; ".join(text for text in (first, second, serving(results) if served else None) if text)
 
 
 def sentences(results: Results, split: str | None = None) -> list[str]:

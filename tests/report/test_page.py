@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from kdscale.errors import UserError
-from kdscale.report import figures
+from kdscale.report import figures, summary
 from kdscale.report.page import render
+from kdscale.report.results import checked
 
 TEACHERS = [60, 64, 56]
 
@@ -228,3 +229,24 @@ def test_joint_control_fusion_and_scaling_are_shown_where_they_were_measured(res
     (folder / "fusion.json").write_text("{")
     with pytest.raises(UserError, match=r"fusion\.json.*--fusion all` again"):
         render(folder)
+
+
+def test_the_costs_have_latency_and_throughput_and_their_ratio(results, run) -> None:
+    tree = results(TEACHERS)
+    assert "samples a second" not in render(run(tree)).read_text()
+    tree["speed"] = {
+        "device": "CPU",
+        "threads": 1,
+        "batch": 256,
+        "models": {
+            "ensemble": {"latency_1": 3.0, "latency_64": 8.0, "throughput": 10_000.0},
+            "student": {"latency_1": 1.0, "latency_64": 2.0, "throughput": 45_000.0},
+        },
+    }
+    page = render(run(tree)).read_text()
+    (ratios,) = re.findall(r"ensemble / student</th>(.*?)</tr>", page)
+    assert re.findall(r"<td>(.*?)</td>", ratios) == ["3×", "3×", "3×", "4×", "0.22×"]
+    assert "all models in turn; throughput in batches of 256" in page
+    caption = summary.caption(checked(tree))
+    assert "one sample takes the ensemble 3 ms and the student 1 (3× less), 64 take 8 and 2 (4×)" in caption
+    assert "10,000 and 45,000 samples a second (4.5×)" in caption
