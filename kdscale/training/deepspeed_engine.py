@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdscale.data.batches import Batch
 from kdscale.errors import UserError
 from kdscale.recipe import Student, Teachers
-from kdscale.training.engine import in_format, place, reseed
+from kdscale.training.engine import format_of, in_format, reseed
 from kdscale.training.objectives import Losses, Objective
 
 _TAG = "state"
@@ -132,7 +132,10 @@ class DeepSpeedEngine:
 
         config = merged_config(settings, device.type)
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
-        self.format = place(model, device)
+        self.format = format_of(
+            model
+        )  # of samples: DeepSpeed flattens weights and sends them as bytes, which wants plain ones
+        model.to(device)
         model.train()
         optimizer = None
         if "optimizer" not in config:

@@ -159,3 +159,12 @@ def test_a_checkpoint_that_carries_code_is_not_run(tmp_path: Path, monkeypatch) 
 def test_what_deepspeed_refuses_is_one_sentence() -> None:
     with pytest.raises(UserError, match="DeepSpeed refuses this configuration"):
         engine_of({"zero_optimization": {"stage": 7}})
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_networks_with_convolutions_are_trained(group, stage: int) -> None:
+    settings = student({"zero_optimization": {"stage": stage}}, batch_size=8, workers=1)
+    engine = DeepSpeedEngine(zoo.build(ModelSpec(name="convnet", width=4), (3, 8, 8), 10, 0), settings, CPU)
+    batch = Batch(torch.randn(8, 3, 8, 8), torch.arange(8))
+    first, second = (float(engine.step(batch, objectives.hard, 0.01)["loss"]) for _ in range(2))
+    assert second < first

@@ -71,8 +71,18 @@ typedef struct {
     double *loss;                                                /* (rows, 2): soft and hard of each row */
 } Work;
 
-static void row(const Work *w, int64_t i) {
-    const int64_t C = w->classes;
+static int outside(const int64_t *ids, int64_t n, int64_t classes) {
+    int bad = 0;
+    for (int64_t j = 0; j < n; j++) bad |= (uint64_t)ids[j] >= (uint64_t)classes;
+    return bad;
+}
+
+/* Whether the row names a class that there is not: nothing is written then. */
+static int row(const Work *w, int64_t i) {
+    const int64_t C = w->classes, many = w->groups * w->named;
+    if ((w->ids && outside(w->ids + i * many, many, C)) || (w->y && outside(w->y + i, 1, C)) ||
+        (w->other && outside(w->other + i, 1, C)))
+        return 1;
     const float *z = w->z + i * w->stride;
     float *g = w->g + i * C;
     const float t = w->inverse;
@@ -158,8 +168,12 @@ static void row(const Work *w, int64_t i) {
         g[w->y[i]] -= full * first;
         if (w->other) g[w->other[i]] -= full * (1.0f - first);
     }
+    return 0;
 }
 
-void soft_targets(const Work *w, int64_t start, int64_t stop) {
-    for (int64_t i = start; i < stop; i++) row(w, i);
+/* The number of rows that name a class that there is not. */
+int64_t soft_targets(const Work *w, int64_t start, int64_t stop) {
+    int64_t bad = 0;
+    for (int64_t i = start; i < stop; i++) bad += row(w, i);
+    return bad;
 }
