@@ -15,6 +15,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,7 @@ def losses(
     assert library is not None, "ask `serves` first"
     rows, classes = logits.shape
     gradient = torch.empty(rows, classes)
-    parts = torch.zeros(rows, 2, dtype=torch.float64)
+    parts = np.zeros((rows, 2))
     columns = {
         name: targets[name].contiguous() if name == "ids" else targets[name].float().contiguous()
         for name in ("ids", "p", "tail", "weight")
@@ -89,7 +90,7 @@ def losses(
         logits.data_ptr(), logits.stride(0), gradient.data_ptr(), classes,
         *(_address(columns.get(name)) for name in ("ids", "p", "tail", "weight")),
         groups, named, *map(_address, chosen),
-        1 / temperature, soft_weight * temperature / rows, hard_weight / rows, smoothing, parts.data_ptr(),
+        1 / temperature, soft_weight * temperature / rows, hard_weight / rows, smoothing, parts.ctypes.data,
     )  # fmt: skip
     threads = min(torch.get_num_threads(), 1 + rows * classes // AT_ONCE)
     if threads == 1:
@@ -102,8 +103,8 @@ def losses(
         bad = sum(shares)
     if bad:
         raise IndexError(f"{bad} of {rows} rows name a class that is not one of {classes}")
-    soft, hard = (parts.sum(0) / rows).float()
-    return soft * temperature**2, hard, gradient
+    soft, hard = (parts.sum(0) / rows).tolist()
+    return torch.tensor(soft * temperature**2), torch.tensor(hard), gradient
 
 
 def _address(tensor: Tensor | None) -> int | None:
