@@ -90,3 +90,9 @@ def test_kernels_can_be_switched_off(monkeypatch) -> None:
     assert kernels.of(Z.double(), target("dense", 2.0)) is None
     monkeypatch.setenv("KDSCALE_KERNELS", "0")
     assert kernels.of(Z, target("dense", 2.0)) is None
+
+
+@built
+def test_the_process_keeps_its_subnormal_numbers() -> None:
+    assert native.serves(Z, target("dense", 2.0))
+    assert float(torch.tensor(1e-30) * torch.tensor(1e-10)) > 0
