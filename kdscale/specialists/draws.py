@@ -5,6 +5,7 @@ section 5.3). Each half runs through its samples in seeded permutations, so none
 once, and nothing but the step is needed to resume.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -47,9 +48,21 @@ class Draws:
             for part, (count, places) in enumerate(zip(counts, (mine, ~mine), strict=True))
         )
 
+    @property
+    def steps_per_epoch(self) -> float:
+        """An epoch is one turn through the own classes' samples."""
+        return len(self._halves[0].places) / self._halves[0].count
+
+    def steps(self, epochs: float) -> int:
+        return math.ceil(round(epochs * self.steps_per_epoch, 6))
+
     def batch(self, step: int) -> NDArray[np.int64]:
         """(batch_size,) places: those of own classes first."""
         return np.concatenate([half.taken(step) for half in self._halves])
+
+    def turns(self, step: int) -> NDArray[np.int64]:
+        """(batch_size,) how often each of these was seen before."""
+        return np.concatenate([half.position(step) // len(half.places) for half in self._halves])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +72,11 @@ class _Half:
     count: int
     places: NDArray[np.int64]
 
+    def position(self, step: int) -> NDArray[np.int64]:
+        return np.arange(step * self.count, (step + 1) * self.count)
+
     def taken(self, step: int) -> NDArray[np.int64]:
-        position = np.arange(step * self.count, (step + 1) * self.count)
-        turns, within = np.divmod(position, len(self.places))
+        turns, within = np.divmod(self.position(step), len(self.places))
         order = [_permutation(self.seed, self.part, int(turn), len(self.places)) for turn in np.unique(turns)]
         chosen: NDArray[np.int64] = self.places[np.stack(order)[turns - turns[0], within]]
         return chosen

@@ -37,6 +37,13 @@ def test_batches_are_a_function_of_seed_and_step():
     assert not np.array_equal(steps[0], Draws(Y, [2], 8, seed=2).batch(7))
 
 
+def test_an_epoch_is_a_turn_through_the_own_classes():
+    draws = Draws(Y, [2, 5], 8, seed=1)
+    assert draws.steps(2) == 10
+    assert draws.turns(4).tolist() == [0] * 8
+    assert draws.turns(5).tolist() == [1] * 4 + [0] * 4
+
+
 @pytest.mark.parametrize(("own", "share"), [([11], 0.5), (list(range(10)), 0.5), ([2], 0.01), ([2], 1.0)])
 def test_refuses(own, share):
     with pytest.raises(UserError, match="specialists"):
