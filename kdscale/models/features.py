@@ -50,3 +50,29 @@ def width(model: nn.Module, shape: tuple[int, ...]) -> int:
     """The number of penultimate features, D, of a network that takes samples of this shape."""
     with torch.inference_mode():
         return int(Penultimate(model.eval())(torch.zeros(2, *shape)).shape[1])
+
+
+def output_layer(model: nn.Module, shape: tuple[int, ...]) -> str:
+    """The name, within the network, of the fully connected layer whose output is the network's own.
+
+    Raises:
+        NoFeatures: the network does not end in one, or is itself that layer.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    seen: list[tuple[str, Tensor]] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: seen.append((name, output)))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    training = model.training
+    try:
+        with torch.inference_mode():
+            logits = model.eval()(torch.zeros(2, *shape, device=device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    if not seen or seen[-1][1] is not logits or not seen[-1][0]:
+        raise NoFeatures("the network does not end in a fully connected layer")
+    return seen[-1][0]

@@ -16,6 +16,7 @@ from torch import nn
 from kdscale.errors import UserError
 from kdscale.models.average import average
 from kdscale.models.convnet import convnet
+from kdscale.models.mixture import mixture
 from kdscale.models.mlp import mlp
 from kdscale.models.resnet import resnet, wide_resnet
 from kdscale.recipe import ModelSpec
@@ -28,6 +29,7 @@ ZOO: dict[str, Factory] = {
     "resnet": resnet,
     "wide_resnet": wide_resnet,
     "average": average,
+    "mixture": mixture,
 }
 
 

@@ -1,0 +1,141 @@
+"""Training one specialist: the generalist's weights, its own draws, and the fit loop of all others.
+
+A specialist's weights follow its seed, its classes, the generalist and the settings alone, so specialists train in any order,
+on any node, with no word between them; one that is killed goes on from its last checkpoint and ends in the same bits.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdscale.data.batches import Batch, Pixels
+from kdscale.data.dataset import Dataset
+from kdscale.recipe import Training, ViewSpec
+from kdscale.seeds import derive
+from kdscale.specialists import objective
+from kdscale.specialists.draws import Draws
+from kdscale.specialists.dustbin import Rule, shift
+from kdscale.specialists.heads import specialised
+from kdscale.tracking.job import JobTracker
+from kdscale.tracking.status import Status
+from kdscale.training.checkpoints import Checkpoints
+from kdscale.training.done import finished
+from kdscale.training.engine import TorchEngine
+from kdscale.training.finished import Predictor, commit_weights
+from kdscale.training.fit import Job, Plan, fit
+
+
+@dataclass(frozen=True)
+class Specialist:
+    """A specialist that is to be trained."""
+
+    number: int
+    own: Sequence[int]
+    """Its classes, in the order of its outputs."""
+    seed: int
+    folder: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Manner:
+    """What a specialist's training has beyond the numbers of the fit loop."""
+
+    share: float = 0.5
+    """Of a batch that is of its own classes."""
+    soft_rest: bool = False
+    """Teach the generalist's opinion, not the hard dustbin, on the samples of the rest."""
+    rule: Rule = "exact"
+    """Of the dustbin's shift."""
+    views: ViewSpec = field(default_factory=ViewSpec)
+
+
+class SpecialistBatches:
+    """A specialist's batches, a function of the step; with the generalist's (B, C) log-probabilities where it is given.
+
+    Samples are looked up one by one in the decoded shards, which is quick while the split fits the dataset's cache.
+    """
+
+    def __init__(self, dataset: Dataset, draws: Draws, pixels: Pixels, generalist: Predictor | None = None):
+        self.dataset, self.draws, self.pixels, self.generalist = dataset, draws, pixels, generalist
+        self._ends = np.cumsum(dataset.sizes)
+
+    def __call__(self, step: int) -> Batch:
+        places = self.draws.batch(step)
+        shards = np.searchsorted(self._ends, places, side="right")
+        rows = places - (self._ends - np.asarray(self.dataset.sizes))[shards]
+        order = np.argsort(shards, kind="stable")
+        parts = []
+        for number in np.unique(shards):
+            decoded, taken = self.dataset.decoded(int(number)), rows[shards == number]
+            parts.append((decoded.x[taken], decoded.ids[taken], decoded.y[taken]))
+        raw, ids, labels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        x = self.pixels(raw, ids, self.draws.turns(step)[order] + 1)
+        targets = {}
+        if self.generalist is not None:
+            with torch.no_grad():
+                targets["generalist"] = self.generalist(x).float().log_softmax(1)
+        return Batch(x, torch.from_numpy(labels).to(x.device), targets, step)
+
+
+def train(
+    one: Specialist,
+    generalist: nn.Module,
+    dataset: Dataset,
+    settings: Training,
+    manner: Manner,
+    device: torch.device,
+    tracker: Callable[[int], JobTracker],
+    normalize: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Train a specialist from its last checkpoint to committed weights; their sha256.
+
+    `done.json` in its folder keeps what inference needs beside the weights: its classes and the dustbin's shift.
+
+    Raises:
+        Stopped: asked to stop; a checkpoint was saved.
+        NotFinite: the loss is no longer finite.
+        UserError: the class set leaves nothing to draw, or the generalist does not end in a fully connected layer.
+    """
+    if (done := finished(one.folder, one.fingerprint)) is not None:
+        return done
+    own = list(one.own)
+    y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.sizes))])
+    draws = Draws(y, own, settings.batch_size, derive(one.seed, "draws"), manner.share)
+    pixels = Pixels(dataset.manifest, normalize, manner.views, derive(one.seed, "views"), device)
+    engine = TorchEngine(
+        specialised(generalist, dataset.manifest.sample.shape, own), device, weight_decay=settings.weight_decay
+    )
+    teach = objective.soft_rest if manner.soft_rest else objective.hard
+    checkpoints = Checkpoints(one.folder / "checkpoints" / one.fingerprint[:12])
+    job = Job(
+        derive(one.seed, "steps"),
+        checkpoints,
+        tracker,
+        Status(one.folder, stage="specialists", job=one.folder.name, seed=one.seed, active=True),
+    )
+    fit(
+        engine,
+        SpecialistBatches(dataset, draws, pixels, Predictor(generalist, device) if manner.soft_rest else None),
+        teach(own, dataset.classes),
+        Plan(draws.steps(settings.epochs), draws.steps_per_epoch, settings),
+        [job],
+        should_stop,
+    )
+    checksum = commit_weights(
+        one.folder,
+        engine.weights(),
+        one.fingerprint,
+        own=own,
+        seed=one.seed,
+        shift=shift(draws.prior, draws.sampled, manner.rule),
+    )
+    shutil.rmtree(one.folder / "checkpoints", ignore_errors=True)
+    job.status.update(state="done")
+    return checksum
