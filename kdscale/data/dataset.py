@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from pathlib import Path
 
+from kdscale.data import decoded as kept
 from kdscale.data import shards
 from kdscale.data.manifest import Manifest, Shard
 from kdscale.data.shards import Decoded
@@ -21,6 +22,7 @@ class Dataset:
         self.manifest = manifest or Manifest.load(folder)
         if not self.manifest.splits.get(split):
             raise UserError(f"{folder}: the dataset has no {split} split; import it with data.{split} above 0")
+        self.keep = kept.fits(self.manifest.sample, self.manifest.samples(split))
         self._cache: OrderedDict[int, Decoded] = OrderedDict()
         self._left = cache_bytes
 
@@ -46,7 +48,11 @@ class Dataset:
             self._cache.move_to_end(number)
             return self._cache[number]
         shard = self.shards[number]
-        decoded = shards.decode(url(self.folder, shard), shard, self.manifest.sample, self.classes)
+        decoded = kept.load(self.folder, shard, self.manifest)
+        if decoded is None:
+            decoded = shards.decode(url(self.folder, shard), shard, self.manifest.sample, self.classes)
+            if self.keep:
+                kept.keep(self.folder, shard, decoded)
         self._cache[number] = decoded
         self._left -= decoded.x.nbytes
         while self._left < 0 and len(self._cache) > 1:

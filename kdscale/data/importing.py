@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from kdscale import recipe
-from kdscale.data import shards
+from kdscale.data import decoded, shards
 from kdscale.data.manifest import FILE, SPLITS, Manifest, SampleSpec, Shard
 from kdscale.data.sources import check_kind, open_source, pool
 from kdscale.data.sources.base import Source
@@ -40,6 +39,8 @@ class _Task:
     name: str
     rows: NDArray[np.int64]
     """Samples of the shard in its order."""
+    kept: bool
+    """Whether it is kept decoded as well."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _import(
     source = open_source(data.source, data.path, data.options, data.image_size)
     rows = split_rows(source, data, seed)
     tasks = [
-        _Task(out, f"{split}-{number:06d}.tar", part)
+        _Task(out, f"{split}-{number:06d}.tar", part, decoded.fits(source.spec, len(rows[split])))
         for split in SPLITS
         for number, part in enumerate(_cut_shards(rows[split], data.shard_size, seed, split))
     ]
@@ -104,6 +105,7 @@ def _import(
     elif ":" in data.source:
         workers = 1  # the user's function is called once, it may not return the same twice
     _claim(out, [task.name for task in tasks])
+    decoded.forget(out)
     written: dict[int, _Written] = {}
     opened = source if min(workers, len(tasks)) == 1 else None
     del source
@@ -249,12 +251,21 @@ def _write(task: _Task) -> _Written:
     spec: SampleSpec = _worker["spec"]
     source: Source = _worker["source"]
     source.spec = spec
-    samples, moments = {}, Moments(spec)
+    samples, arrays, moments = {}, {}, Moments(spec)
     for row in np.sort(task.rows).tolist():
         sample = source.encode(row)
         where = source.where(row)
-        moments.add(shards.decode_payload(where, sample.extension, sample.payload, spec))
+        x = shards.decode_payload(where, sample.extension, sample.payload, spec)
+        moments.add(x)
         samples[row] = sample
-    shard = shards.write(task.folder, task.name, (samples[row] for row in task.rows.tolist()))
-    ids = [xxhash.xxh3_64_intdigest(samples[row].key.encode()) for row in task.rows.tolist()]
-    return _Written(shard, np.array(ids, np.uint64), moments)
+        if task.kept:
+            arrays[row] = x
+    ordered = [samples[row] for row in task.rows.tolist()]
+    shard = shards.write(task.folder, task.name, ordered)
+    keys = [sample.key for sample in ordered]
+    ids = shards.ids_of(keys)
+    if task.kept:
+        x = np.stack([arrays[row] for row in task.rows.tolist()], dtype=shards.dtype(spec), casting="unsafe")
+        y = np.array([sample.label for sample in ordered], np.int64)
+        decoded.keep(task.folder, shard, shards.Decoded(keys, ids, x, y))
+    return _Written(shard, ids, moments)

@@ -4,10 +4,11 @@ Images keep their encoded bytes (png, jpg, any Pillow format), arrays are `.npy`
 ASCII. Nothing in a shard is ever unpickled.
 """
 
+import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -63,18 +64,40 @@ def write(folder: Path, name: str, samples: Iterable[Encoded]) -> Shard:
     return Shard(name=name, samples=count, bytes=size, sha256=checksum)
 
 
-def scan(
-    url: str, wrap: Callable[[BinaryIO], BinaryIO] = lambda stream: stream
-) -> Iterator[tuple[str, dict[str, bytes]]]:
+class Hashing:
+    """Counts and hashes what is read from a stream."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.size = 0
+        self._stream: BinaryIO | None = None
+
+    def of(self, stream: BinaryIO) -> BinaryIO:
+        self._stream = stream
+        return self  # type: ignore[return-value]  # read is all that tarfile asks of a stream
+
+    def read(self, size: int = -1) -> bytes:
+        assert self._stream is not None
+        data = self._stream.read(size)
+        self.hash.update(data)
+        self.size += len(data)
+        return data
+
+
+def scan(url: str, hashing: Hashing | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample of a tar, local or at any URL that WebDataset opens: its key and its members by extension.
 
-    `wrap` may put a reader of its own, such as one that hashes, around the stream, which is read to its end.
+    The stream is read to its end, and `hashing` sees all of it.
 
     Raises:
         UserError: the tar cannot be opened, is truncated, or holds the same key twice.
     """
     seen: set[str] = set()
     key, members = "", dict[str, bytes]()
+
+    def wrap(opened: BinaryIO) -> BinaryIO:
+        return opened if hashing is None else hashing.of(opened)
+
     try:
         with (
             _open(url) as opened,
@@ -119,7 +142,8 @@ def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
     """Decode a whole shard and check it against the manifest.
 
     Raises:
-        UserError: the shard is truncated, a sample does not decode, has another shape, or its label is out of range.
+        UserError: the shard is truncated or was changed, a sample does not decode, has another shape, or its label is out of
+            range.
     """
     if "://" not in url and Path(url).exists() and Path(url).stat().st_size != shard.bytes:
         raise UserError(
@@ -127,9 +151,10 @@ def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
             "(truncated or changed); restore it or import the dataset again"
         )
     keys: list[str] = []
-    x = np.empty((shard.samples, *spec.shape), np.uint8 if spec.kind == "image" else np.float32)
+    x = np.empty((shard.samples, *spec.shape), dtype(spec))
     y = np.empty(shard.samples, np.int64)
-    for row, (key, members) in enumerate(scan(url)):
+    hashing = Hashing()
+    for row, (key, members) in enumerate(scan(url, hashing)):
         if row == shard.samples:
             raise UserError(f"{url}: more samples than the {shard.samples} of the manifest; import the dataset again")
         extension = payload_extension(url, key, members)
@@ -138,8 +163,19 @@ def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
         keys.append(key)
     if len(keys) < shard.samples:
         raise UserError(f"{url}: {len(keys)} samples where the manifest says {shard.samples}; import the dataset again")
-    ids = np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
-    return Decoded(keys, ids, x, y)
+    if hashing.hash.hexdigest() != shard.sha256:
+        raise UserError(f"{url}: changed since it was imported; restore it or import the dataset again")
+    return Decoded(keys, ids_of(keys), x, y)
+
+
+def ids_of(keys: Sequence[str]) -> NDArray[np.uint64]:
+    """(N,) xxh3 of each key."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
+
+
+def dtype(spec: SampleSpec) -> np.dtype[np.generic]:
+    """Of decoded samples."""
+    return np.dtype(np.uint8 if spec.kind == "image" else np.float32)
 
 
 def payload_extension(where: str, key: str, members: dict[str, bytes]) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from kdscale import recipe
 from kdscale.data import shards
+from kdscale.data.decoded import FOLDER as KEPT
 from kdscale.data.importing import import_dataset
 from kdscale.data.manifest import FILE, Manifest
 from kdscale.errors import RunFailure, UserError
@@ -74,7 +75,7 @@ class TestImport:
         assert manifest.mean == pytest.approx([np.concatenate(train).mean()])
         assert manifest.std == pytest.approx([np.concatenate(train).std()])
         assert sorted(os.listdir(tmp_path / "out")) == sorted(
-            [FILE, *(shard.name for group in manifest.splits.values() for shard in group)]
+            [FILE, KEPT, *(shard.name for group in manifest.splits.values() for shard in group)]
         )
 
     def test_cuts_are_stratified(self, tmp_path):

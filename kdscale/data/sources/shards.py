@@ -3,16 +3,14 @@
 Unlike the other sources this one gives a manifest at once; its shards' names are absolute paths or URLs.
 """
 
-import hashlib
 import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import xxhash
 from braceexpand import braceexpand
 from numpy.typing import NDArray
 
@@ -103,14 +101,9 @@ def scan(task: tuple[str, SampleSpec, int | None]) -> Scan:
         UserError: damaged, empty, a sample does not decode or fit the spec, or a label is missing or out of range.
     """
     url, spec, classes = task
-    hashing: list[_Hashing] = []
-
-    def wrap(stream: BinaryIO) -> BinaryIO:
-        hashing.append(_Hashing(stream))
-        return hashing[0]  # type: ignore[return-value]  # read is all that tarfile asks of a stream
-
-    grey, labels, ids, moments = True, list[int](), list[int](), Moments(spec)
-    for key, members in shards.scan(url, wrap):
+    hashing = shards.Hashing()
+    grey, labels, keys, moments = True, list[int](), list[str](), Moments(spec)
+    for key, members in shards.scan(url, hashing):
         where = f"{url}: {key}"
         extension = shards.payload_extension(url, key, members)
         payload = members[extension]
@@ -124,13 +117,13 @@ def scan(task: tuple[str, SampleSpec, int | None]) -> Scan:
             grey = grey and images.is_grey(images.header(where, io.BytesIO(payload))[1])
         moments.add(x)
         labels.append(shards.decode_label(where, members, classes))
-        ids.append(xxhash.xxh3_64_intdigest(key.encode()))
-    if not ids:
+        keys.append(key)
+    if not keys:
         raise UserError(f"{url}: the tar holds no samples; remove it or leave it out")
     return Scan(
-        shard=Shard(name=url, samples=len(ids), bytes=hashing[0].size, sha256=hashing[0].hash.hexdigest()),
+        shard=Shard(name=url, samples=len(keys), bytes=hashing.size, sha256=hashing.hash.hexdigest()),
         labels=np.unique(np.array(labels, np.int64)),
-        ids=np.array(ids, np.uint64),
+        ids=shards.ids_of(keys),
         grey=grey,
         moments=moments,
     )
@@ -149,21 +142,6 @@ def check_array(where: str, x: NDArray[Any]) -> None:
 def _small(urls: list[str]) -> bool:
     """Whether all tars are read faster than worker processes start."""
     return not any(_is_url(url) for url in urls) and sum(Path(url).stat().st_size for url in urls) < IN_PROCESS_BYTES
-
-
-class _Hashing:
-    """A stream that counts and hashes what is read from it."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
-        self.hash = hashlib.sha256()
-        self.size = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.hash.update(data)
-        self.size += len(data)
-        return data
 
 
 def _ready(data: recipe.Data) -> Manifest | None:
