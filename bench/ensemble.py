@@ -138,7 +138,7 @@ def orchestration(options: Options) -> list[Figure]:
     with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
         folder = Path(name).resolve()
         random = np.random.default_rng(0)
-        count = 2048 if options.quick else 8192
+        count = 8192
         np.savez(folder / "x.npz", x=random.integers(0, 255, (count, 28, 28), np.uint8), y=np.arange(count) % 10)
         recipe = _recipe(each, 1)
         data = recipe.data.model_copy(update={"path": str(folder / "x.npz")})
