@@ -15,12 +15,12 @@ from torch import nn
 
 from kdscale.data.batches import Batch, Pixels
 from kdscale.data.dataset import Dataset
+from kdscale.models.specialist import Dustbin, specialised
 from kdscale.recipe import Training, ViewSpec
 from kdscale.seeds import derive
 from kdscale.specialists import objective
 from kdscale.specialists.draws import Draws
 from kdscale.specialists.dustbin import Rule, shift
-from kdscale.specialists.heads import specialised
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status
 from kdscale.training.checkpoints import Checkpoints
@@ -50,6 +50,8 @@ class Manner:
     """Of a batch that is of its own classes."""
     soft_rest: bool = False
     """Teach the generalist's opinion, not the hard dustbin, on the samples of the rest."""
+    dustbin: Dustbin = "all"
+    """What its logit is made of."""
     rule: Rule = "exact"
     """Of the dustbin's shift."""
     views: ViewSpec = field(default_factory=ViewSpec)
@@ -110,7 +112,9 @@ def train(
     draws = Draws(y, own, settings.batch_size, derive(one.seed, "draws"), manner.share)
     pixels = Pixels(dataset.manifest, normalize, manner.views, derive(one.seed, "views"), device)
     engine = TorchEngine(
-        specialised(generalist, dataset.manifest.sample.shape, own), device, weight_decay=settings.weight_decay
+        specialised(generalist, dataset.manifest.sample.shape, own, manner.dustbin),
+        device,
+        weight_decay=settings.weight_decay,
     )
     teach = objective.soft_rest if manner.soft_rest else objective.hard
     checkpoints = Checkpoints(one.folder / "checkpoints" / one.fingerprint[:12])
