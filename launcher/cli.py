@@ -115,6 +115,14 @@ _stage_verb(app, "teachers", "teachers", f"Train the ensemble's members {BEFORE}
 _stage_verb(logits_app, "run", "logits", f"Write the members' logits into the store {BEFORE}.")
 _stage_verb(app, "student", "student", f"Train the student and its control {BEFORE}.", f"{QUICK} student.temperature=8")
 
+_stage_verb(
+    app,
+    "specialists",
+    "specialists",
+    f"Find the classes that the generalist confuses and train specialists of them {BEFORE}.",
+    "configs/specialists_100.yaml specialists.count=12",
+)
+
 
 @app.command(
     help=f"Measure every model on the test split {BEFORE}; with --fusion compare the ways to fuse the members.",

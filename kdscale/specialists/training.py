@@ -76,6 +76,7 @@ def train(
     dataset: Dataset,
     settings: Specialists,
     device: torch.device,
+    report: Status,
     tracker: Callable[[int], JobTracker],
     normalize: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
@@ -102,12 +103,7 @@ def train(
     )
     teach = objective.soft_rest if settings.soft_rest else objective.hard
     checkpoints = Checkpoints(one.folder / "checkpoints" / one.fingerprint[:12])
-    job = Job(
-        derive(one.seed, "steps"),
-        checkpoints,
-        tracker,
-        Status(one.folder, stage="specialists", job=one.folder.name, seed=one.seed, active=True),
-    )
+    job = Job(derive(one.seed, "steps"), checkpoints, tracker, report)
     fit(
         engine,
         SpecialistBatches(dataset, draws, pixels, Predictor(generalist, device) if settings.soft_rest else None),

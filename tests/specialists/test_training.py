@@ -13,6 +13,7 @@ from kdscale.recipe import ModelSpec, Specialists, ViewSpec, WandB
 from kdscale.specialists import training
 from kdscale.specialists.training import Specialist, SpecialistBatches
 from kdscale.tracking.job import JobTracker
+from kdscale.tracking.status import Status
 
 CPU = torch.device("cpu")
 SETTINGS = Specialists(epochs=3, batch_size=8, checkpoint_epochs=0.5, lr=0.01, views=ViewSpec(jitter=1))
@@ -32,7 +33,8 @@ def train(data: Path, folder: Path, number: int, soft: bool = False) -> str:
         return JobTracker(one.folder, "specialists", "s", step, wandb=WandB(), group="g", group_id="g", config={})
 
     settings = SETTINGS.model_copy(update={"soft_rest": soft})
-    return training.train(one, generalist, Dataset(data, "train"), settings, CPU, tracker)
+    report = Status(one.folder)
+    return training.train(one, generalist, Dataset(data, "train"), settings, CPU, report, tracker)
 
 
 @pytest.mark.parametrize("soft", [False, True])
