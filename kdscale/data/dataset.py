@@ -48,6 +48,7 @@ class Dataset:
             self._cache.move_to_end(number)
             return self._cache[number]
         shard = self.shards[number]
+        shards.check_size(url(self.folder, shard), shard)
         decoded = kept.load(self.folder, shard, self.manifest)
         if decoded is None:
             decoded = shards.decode(url(self.folder, shard), shard, self.manifest.sample, self.classes)

@@ -138,6 +138,19 @@ def scan(url: str, hashing: Hashing | None = None) -> Iterator[tuple[str, dict[s
         ) from None
 
 
+def check_size(url: str, shard: Shard) -> None:
+    """Look at a local tar, which is free, before it is read or what was kept of it is used.
+
+    Raises:
+        UserError: it has another size than the manifest says.
+    """
+    if "://" not in url and Path(url).exists() and Path(url).stat().st_size != shard.bytes:
+        raise UserError(
+            f"{url}: the tar has {Path(url).stat().st_size} bytes where the manifest says {shard.bytes} "
+            "(truncated or changed); restore it or import the dataset again"
+        )
+
+
 def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
     """Decode a whole shard and check it against the manifest.
 
@@ -145,11 +158,7 @@ def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
         UserError: the shard is truncated or was changed, a sample does not decode, has another shape, or its label is out of
             range.
     """
-    if "://" not in url and Path(url).exists() and Path(url).stat().st_size != shard.bytes:
-        raise UserError(
-            f"{url}: the tar has {Path(url).stat().st_size} bytes where the manifest says {shard.bytes} "
-            "(truncated or changed); restore it or import the dataset again"
-        )
+    check_size(url, shard)
     keys: list[str] = []
     x = np.empty((shard.samples, *spec.shape), dtype(spec))
     y = np.empty(shard.samples, np.int64)
