@@ -71,7 +71,7 @@ def train_student(
 
         return Lessons(soft_objective(recipe, steps), pixels, lambda epoch: epoch % views, join, mixed)
 
-    checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{dist.get_world_size()}")
+    checkpoints = Checkpoints(job_folder / "checkpoints" / fingerprint[:12])
     trained = settings.model_copy(update={"model": student.trained_model(recipe, kind)})
     return train_on_ranks(run, trained, gpus, task, checkpoints, learn)
 

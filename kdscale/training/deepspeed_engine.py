@@ -1,8 +1,8 @@
 """The engine of students, and of members too big for one device: `deepspeed.initialize` as the user's JSON asks for.
 
 The recipe fills in batch sizes and, unless the JSON names its own, optimiser and learning rate; contradictions
-between the two are refused by name. Checkpoints are DeepSpeed's own files, but read with torch's weights-only
-loader: nothing in them is ever unpickled beyond tensors and three plain DeepSpeed types.
+between the two are refused by name. Checkpoints are kdscale's own (`sharded`), written by each rank and read by any
+number of ranks under any ZeRO stage.
 """
 
 import copy
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from kdscale.data.batches import Batch
 from kdscale.errors import UserError
 from kdscale.recipe import Student, Teachers
+from kdscale.training import sharded
 from kdscale.training.engine import format_of, in_format, reseed
 from kdscale.training.objectives import Losses, Objective
 
-_TAG = "state"
 Settings = Student | Teachers
 
 
@@ -76,14 +76,34 @@ def merged_config(settings: Settings, device_type: str = "cpu") -> dict[str, Any
     fp16, bf16 = _enabled(config, "fp16"), _enabled(config, "bf16")
     if fp16 and bf16:
         raise UserError(f"{name}: fp16 and bf16 are both enabled; take one")
-    if fp16 and device_type == "cpu":
-        raise UserError(f"{name}: fp16 does not work on a CPU; take bf16 or float32")
+    if fp16 and device_type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise UserError(f"{name}: fp16 does not work on this CPU; take bf16 or float32")
     if bf16 and _stage(config) == 0:
         raise UserError(
             f"{name}: bf16 with ZeRO stage 0 steps the optimiser once too often in DeepSpeed; "
             "set zero_optimization.stage to 1, or use torch_autocast"
         )
+    if fp16 and _stage(config) == 0:
+        raise UserError(
+            f"{name}: fp16 with ZeRO stage 0 keeps its float32 weights where checkpoints cannot reach them; "
+            "set zero_optimization.stage to 1"
+        )
+    _check_offload(config, name)
     return config
+
+
+def _check_offload(config: dict[str, Any], name: str) -> None:
+    """Offloading goes to the CPU's memory; torch's AdamW may step there, which needs no compiler."""
+    zero = config.get("zero_optimization") or {}
+    for key in ("offload_optimizer", "offload_param"):
+        target = zero.get(key)
+        if target is not None and (not isinstance(target, dict) or target.get("device") not in ("cpu", "none")):
+            raise UserError(
+                f'{name}: zero_optimization.{key} is {target!r}; take {{"device": "cpu"}}, since checkpoints do not reach '
+                "what is offloaded elsewhere"
+            )
+    if (zero.get("offload_optimizer") or {}).get("device") == "cpu" and "optimizer" not in config:
+        config.setdefault("zero_force_ds_cpu_optimizer", False)
 
 
 def _check_optimizer(config: dict[str, Any], settings: Settings, name: str) -> None:
@@ -136,6 +156,8 @@ class DeepSpeedEngine:
             model
         )  # of samples: DeepSpeed flattens weights and sends them as bytes, which wants plain ones
         model.to(device)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()
         model.train()
         optimizer = None
         if "optimizer" not in config:
@@ -152,7 +174,6 @@ class DeepSpeedEngine:
             raise UserError(
                 f"{settings.section}.deepspeed: DeepSpeed refuses this configuration ({_first_line(error)})"
             ) from error
-        self.engine.checkpoint_engine = _safe_checkpoint_engine()
         if self.world == 1 and _stage(config) == 0:
             self.engine.enable_backward_allreduce = False  # a copy to and fro, with nobody to reduce with
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -180,15 +201,18 @@ class DeepSpeedEngine:
                 sums[name] = sums[name] + share if name in sums else share
         return sums
 
+    def snapshot(self) -> sharded.Writer:
+        return sharded.snapshot(self.engine, self.rank, self.world)
+
     def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        self.snapshot()(folder)
 
     def load(self, folder: Path) -> None:
-        path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
-        assert path is not None, f"{folder} was committed, so it is whole"
+        sharded.load(self.engine, folder)
 
     def weights(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         model = self.engine.module
         state = {
@@ -197,25 +221,11 @@ class DeepSpeedEngine:
         state |= {name: tensor.cpu() for name, tensor in model.named_buffers() if not tensor.is_floating_point()}
         for name, parameter in model.named_parameters():
             full = safe_get_full_fp32_param(parameter)
-            state[name] = (parameter if full is None else full).detach().float().cpu().clone().contiguous()
+            if full is None:
+                with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                    full = parameter.detach().float().clone()
+            state[name] = full.detach().float().cpu().clone().contiguous()
         return state
-
-
-def _safe_checkpoint_engine() -> Any:
-    """DeepSpeed's torch checkpoint engine with a loader that cannot run code."""
-    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    types = [ZeroStageEnum, fragment_address, LossScaler, DynamicLossScaler]
-
-    class SafeCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
-        def load(self, path: str, map_location: Any = None) -> Any:
-            with torch.serialization.safe_globals(types):
-                return torch.load(path, map_location=map_location, weights_only=True)
-
-    return SafeCheckpointEngine()
 
 
 def _first_line(error: Exception) -> str:

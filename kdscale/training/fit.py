@@ -119,9 +119,10 @@ def fit(
             else:
                 records.report(done)
             if save or (stop and done < plan.steps):
-                records.save(done)
+                records.save(done, wait=stop)
             if stop and done < plan.steps:
                 raise Stopped(f"saved after step {done}")
+        records.settle()
     except BaseException as error:
         records.close(exit_code=1, stopped=isinstance(error, Stopped))
         raise
@@ -161,9 +162,15 @@ class _Records:
         for i in self._left() if only is None else [only]:
             self.jobs[i].status.update(step=done, steps=self.plan.steps, epoch=epoch, **fields)
 
-    def save(self, done: int) -> None:
+    def save(self, done: int, wait: bool = True) -> None:
+        """`wait`: until the checkpoints are there; else they may be written while training goes on."""
         for i in self._left():
-            self.jobs[i].checkpoints.save(self.engine.models[i], done)
+            self.jobs[i].checkpoints.save(self.engine.models[i], done, wait)
+
+    def settle(self) -> None:
+        """Wait for checkpoints that are still being written."""
+        for job in self.jobs:
+            job.checkpoints.settle()
 
     def close(self, exit_code: int = 0, stopped: bool = False) -> None:
         for i in self._left() if stopped else ():
