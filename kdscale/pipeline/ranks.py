@@ -91,12 +91,12 @@ def train_on_ranks(
         device = use_device(settings.cpus, gpus)
         dataset = workers.dataset(run, "train")
         shape = run.manifest.sample.shape
-        engine = DeepSpeedEngine(
-            zoo.build(settings.model, shape, dataset.classes, task.draws("weights")), settings, device
-        )
         order = Order(dataset.sizes, task.draws("order"), settings.batch_size, recipe.data.lanes, recipe.data.window)
         own = order.lanes // world
         plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
+        engine = DeepSpeedEngine(
+            zoo.build(settings.model, shape, dataset.classes, task.draws("weights")), settings, device, plan.steps
+        )
         lessons = learn(dataset, device, rank, plan.steps)
         lanes = range(rank * own, (rank + 1) * own)
         batches = lessons.changed(Batches(dataset, order, lessons.pixels, lessons.view, lanes, lessons.join))

@@ -97,7 +97,7 @@ def preflight(run: Run) -> None:
     """
     from kdscale import cluster
     from kdscale.models import zoo
-    from kdscale.training.deepspeed_engine import merged_config
+    from kdscale.training.deepspeed_config import merged_config
 
     logits.check_room(run)
     recipe, needs = student.placed(run.recipe)
