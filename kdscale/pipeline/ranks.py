@@ -33,6 +33,7 @@ from kdscale.training.engine import use_device
 from kdscale.training.finished import commit_weights
 from kdscale.training.fit import Job, Plan, fit
 from kdscale.training.objectives import Objective
+from kdscale.training.signals import asked_to_stop
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def train_on_ranks(
             )
 
         job = Job(task.draws("steps"), checkpoints, tracker, report)
-        fit(engine, batches, lessons.objective, plan, [job], stop_file(run.folder).exists)
+        with asked_to_stop() as asked:
+            fit(engine, batches, lessons.objective, plan, [job], lambda: asked() or stop_file(run.folder).exists())
         weights = engine.weights()
         checksum = ""
         if rank == 0:
