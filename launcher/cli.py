@@ -142,6 +142,14 @@ def student(
 
     train(recipe, overrides, out)
 
+_stage_verb(
+    app,
+    "specialists",
+    "specialists",
+    f"Find the classes that the generalist confuses and train specialists of them {BEFORE}.",
+    "configs/specialists_100.yaml specialists.count=12",
+)
+
 
 @app.command(
     help=f"Measure every model on the test split {BEFORE}; with --fusion compare the ways to fuse the members.",

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 from kdscale.files import digest
-from kdscale.pipeline import data, evaluate, joint, logits, packs, report, student, teachers
+from kdscale.pipeline import data, evaluate, joint, logits, packs, report, specialists, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -14,12 +14,13 @@ from kdscale.tracking.status import stop_file
 if TYPE_CHECKING:
     from kdscale import cluster
 
-STAGES = ("data", "teachers", "logits", "student", "evaluate", "report")
+STAGES = ("data", "teachers", "logits", "student", "specialists", "evaluate", "report")
 MODULES = {
     "data": data,
     "teachers": teachers,
     "logits": logits,
     "student": student,
+    "specialists": specialists,
     "evaluate": evaluate,
     "report": report,
 }
@@ -45,6 +46,10 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             if stage == "student":
                 for job in student.jobs(run):
                     run.take_back(student.job_folder(run, job), student.fingerprint(run, job))
+            if stage == "specialists":
+                if not run.recipe.specialists.count:
+                    continue
+                specialists.take_back(run)
             todo = MODULES[stage].missing(run)
             if not todo:
                 bars.say(f"{stage}: done before")
@@ -124,6 +129,8 @@ def identity(run: Run, stage: str) -> str:
             return digest([teachers.fingerprint(run, seed) for seed in run.recipe.teachers.seeds])
         case "student":
             return digest([student.fingerprint(run, job) for job in student.jobs(run)])
+        case "specialists":
+            return digest([specialists.fingerprint(run, seed, None) for seed in run.recipe.student.seeds])
         case "data":
             return data.fingerprint(run)
         case "logits":

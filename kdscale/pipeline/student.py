@@ -179,19 +179,25 @@ def work_jointly(run: Run, bars: Bars) -> None:
     tick()
 
 
-def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]]:
-    """A queue for the students and controls that are missing, and for each what submits it."""
+def queue(run: Run, bars: Bars, asked: dict[Job, str] | None = None) -> tuple["Groups", dict[Job, Callable[[], None]]]:
+    """A queue for the students and controls that are missing, and for each what submits it.
+
+    Args:
+        asked: other jobs instead, and their fingerprints.
+    """
     from kdscale import cluster
     from kdscale.pipeline.student_rank import train_student
 
     recipe, needs = placed(run.recipe)
     student = recipe.student
-    done = finished_jobs(run)
-    todo = [job for job in jobs(run) if job not in done and job[0] != joint.KIND]
-    folders = {job: run.claim(job_folder(run, job), fingerprint(run, job)) for job in todo}
+    done = finished_jobs(run) if asked is None else {}
+    marks = {job: fingerprint(run, job) for job in jobs(run) if job not in done and job[0] != joint.KIND}
+    marks = marks if asked is None else asked
+    folders = {job: run.claim(job_folder(run, job), mark) for job, mark in marks.items()}
+    total = len(jobs(run)) if asked is None else len(asked)
 
     def tick() -> None:
-        bars.show("students", len(done), len(jobs(run)))
+        bars.show("students", len(done), total)
         for job, folder in folders.items():
             teachers.show_job(bars, f"  {job_name(job)}", status.read(folder), job in done)
 
@@ -212,10 +218,10 @@ def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]
             recipe,
             job,
             folders[job],
-            fingerprint(run, job),
+            marks[job],
             needs.gpus,
             needs=needs,
             done=finish(job),
         )
 
-    return groups, {job: partial(submit, job) for job in todo}
+    return groups, {job: partial(submit, job) for job in marks}

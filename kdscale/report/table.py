@@ -37,7 +37,19 @@ COLUMNS = (
 
 
 class Row(NamedTuple):
-    kind: Literal["teacher", "teachers", "ensemble", "joint", "student", "students", "control", "controls"]
+    kind: Literal[
+        "teacher",
+        "teachers",
+        "ensemble",
+        "joint",
+        "student",
+        "students",
+        "control",
+        "controls",
+        "specialists",
+        "distilled",
+        "mixture",
+    ]
     label: str
     cells: list[str]
     """One a column; several runs as mean±standard deviation, a dash where there is no number."""
@@ -46,7 +58,8 @@ class Row(NamedTuple):
 def rows(split: Split) -> list[Row]:
     """Every model of a split: teachers (summed up where there are more than `FEW`), ensemble, joint, student, control.
 
-    Where there are several students or controls, what they say together follows.
+    Where there are several students or controls, what they say together follows; then the generalist with its specialists, the
+    student distilled from these, and the mixture of experts.
     """
     teachers = split.teachers
     found: list[Row] = []
@@ -66,6 +79,12 @@ def rows(split: Split) -> list[Row]:
         found.append(Row("control", "control", _cells(split.control.each)))
     if split.control_ensemble is not None:
         found.append(Row("controls", f"  {split.control_ensemble.members} fused", _cells([split.control_ensemble])))
+    if split.specialists is not None:
+        found.append(Row("specialists", "with specialists", _cells(split.specialists.each)))
+    if split.distilled is not None:
+        found.append(Row("distilled", "  distilled", _cells(split.distilled.each)))
+    if split.mixture is not None:
+        found.append(Row("mixture", "  mixture", _cells(split.mixture.each)))
     return found
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdscale.data.batches import Batch
 from kdscale.errors import NotFinite, RunFailure, Stopped
-from kdscale.recipe import Training
+from kdscale.recipe import Fitting
 from kdscale.seeds import derive
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status
@@ -41,7 +41,7 @@ class Plan:
 
     steps: int
     steps_per_epoch: float
-    settings: Training
+    settings: Fitting
 
     @property
     def log_every(self) -> int:
