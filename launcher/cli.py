@@ -142,6 +142,7 @@ def student(
 
     train(recipe, overrides, out)
 
+
 _stage_verb(
     app,
     "specialists",
