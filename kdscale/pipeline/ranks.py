@@ -26,6 +26,7 @@ from kdscale.recipe import Student, Teachers
 from kdscale.seeds import derive
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status, stop_file
+from kdscale.training.best import Best
 from kdscale.training.checkpoints import Checkpoints
 from kdscale.training.deepspeed_engine import DeepSpeedEngine
 from kdscale.training.done import finished
@@ -119,12 +120,22 @@ def train_on_ranks(
             )
 
         job = Job(task.draws("steps"), checkpoints, tracker, report)
+        best: Best | None = None
+        if isinstance(settings, Student) and settings.keep == "best":
+            aside = checkpoints.folder.with_name(f"{checkpoints.folder.name}-best")
+            validation = workers.dataset(run, "validation")
+            best = Best(aside, validation, lessons.pixels, plan.steps_per_epoch, plan.steps)
+            dist.barrier()  # all have read it
         with asked_to_stop() as asked:
-            fit(engine, batches, lessons.objective, plan, [job], lambda: asked() or stop_file(run.folder).exists())
-        weights = engine.weights()
+            stop = stop_file(run.folder)
+            fit(engine, batches, lessons.objective, plan, [job], lambda: asked() or stop.exists(), best)
+        weights = engine.weights() if best is None else {}
         checksum = ""
         if rank == 0:
-            checksum = commit_weights(folder, task.kept(weights), task.fingerprint, **task.facts, seed=task.seed)
+            facts = {**task.facts, "seed": task.seed}
+            if best is not None:
+                weights, facts["best"] = best.weights()
+            checksum = commit_weights(folder, task.kept(weights), task.fingerprint, **facts)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             report.update(state="done", step=plan.steps)
         dist.barrier()

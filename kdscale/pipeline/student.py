@@ -33,7 +33,10 @@ SOFT_ONLY = {
     "quorum",
 }
 """Fields that a control does not depend on."""
-ADDED = ("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold")
+ADDED = (
+    *("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold"),
+    "keep",
+)
 """Fields that came later: at their defaults they leave a student's fingerprint what it was."""
 
 Job = tuple[str, int]

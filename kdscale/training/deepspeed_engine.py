@@ -91,7 +91,7 @@ class DeepSpeedEngine:
                 group["lr"] = lr
         sums: Losses = {}
         for part in batch.split(self.parts):
-            logits = self.engine(in_format(part.x.to(self.dtype), self.format))
+            logits = self.logits(part.x)
             losses = objective(logits, part)
             self.engine.backward(losses["loss"])
             self.engine.step()
@@ -99,6 +99,11 @@ class DeepSpeedEngine:
                 share = value.detach() / self.parts
                 sums[name] = sums[name] + share if name in sums else share
         return sums
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, *shape) float32 -> the model's outputs; every rank calls it as often as the others."""
+        outputs: Tensor = self.engine(in_format(x.to(self.dtype), self.format))
+        return outputs
 
     def snapshot(self) -> sharded.Writer:
         return sharded.snapshot(self.engine, self.rank, self.world)

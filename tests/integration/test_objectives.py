@@ -32,6 +32,7 @@ def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_
         "student.mixup=0.4",
         "student.control=false",
         "student.checkpoint_epochs=0.25",
+        "student.keep=best",
     ]
     folder, weights = copy.run / "students" / "student-seed-0", []
     for hurt in (False, True):
@@ -42,10 +43,14 @@ def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_
         assert process.returncode == 0, err
         status = json.loads((folder / "status.json").read_text())
         assert (status["resumed"] > 0, status["restarts"]) == (hurt, 0)
-        weights.append(json.loads((folder / "done.json").read_text())["weights"])
+        done = json.loads((folder / "done.json").read_text())
+        weights.append((done["weights"], done["best"]))
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         found = [row["temperature"] for row in rows if "temperature" in row]
         assert found[0] > found[-1]
+        looks = [row for row in rows if "validation_accuracy" in row]
+        assert len(looks) == 8
+        assert max(row["validation_accuracy"] for row in looks) == 1 - done["best"]["errors"] / done["best"]["n"]
         assert found[-1] == pytest.approx(1, abs=0.5)
         (folder / "done.json").unlink()
     assert weights[0] == weights[1]
