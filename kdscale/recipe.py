@@ -237,6 +237,9 @@ class Student(Training):
     """Share of each hard label that is spread over all classes, for student and control; soft targets stay as they are."""
     mixup: float = Field(0.0, ge=0)
     """Mix each sample, its label and its target with another one's, by Beta(mixup, mixup), for student and control; 0 is off."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that students and controls end with: the last step's, or those of the epoch that made the fewest errors on the
+    validation split."""
     control: bool = True
     """Also train the same student on hard labels alone, with the same budget."""
     quorum: int | None = Field(None, ge=1)

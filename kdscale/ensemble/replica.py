@@ -46,7 +46,7 @@ class Member:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        name = self.fingerprint[:12] + (f"-world-{self.ranks}" if self.ranks else "")
+        name = self.fingerprint[:12] + ("-ranks" if self.ranks else "")
         return Checkpoints(self.folder / "checkpoints" / name)
 
 

@@ -73,7 +73,7 @@ def make(run: Run, cores: int) -> Plan:
     """Plan a run; nothing is written and no Ray is started."""
     import torch
 
-    from kdscale.training.deepspeed_engine import merged_config
+    from kdscale.training.deepspeed_config import merged_config
 
     recipe = run.recipe
     found = _imported(run) or _unimported(run)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
+from kdscale.errors import UserError
 from kdscale.files import digest
 from kdscale.pipeline import data, evaluate, joint, logits, packs, report, specialists, student, teachers
 from kdscale.pipeline.run import Run
@@ -102,9 +103,13 @@ def preflight(run: Run) -> None:
     """
     from kdscale import cluster
     from kdscale.models import zoo
-    from kdscale.training.deepspeed_engine import merged_config
+    from kdscale.training.deepspeed_config import merged_config
 
     logits.check_room(run)
+    if run.recipe.student.keep == "best" and not run.manifest.splits.get("validation"):
+        raise UserError(
+            "student.keep: best is found on the validation split, and there is none; set data.validation above 0"
+        )
     recipe, needs = student.placed(run.recipe)
     merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
     placed, teacher = teachers.placed(recipe)

@@ -15,6 +15,7 @@ from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
+from kdscale.training.deepspeed_config import what_counts
 from kdscale.training.done import finished
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ SOFT_ONLY = {
     "quorum",
 }
 """Fields that a control does not depend on."""
-ADDED = ("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold")
+ADDED = (
+    *("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold"),
+    "keep",
+)
 """Fields that came later: at their defaults they leave a student's fingerprint what it was."""
 
 Job = tuple[str, int]
@@ -87,7 +91,10 @@ def fingerprint(run: Run, job: Job) -> str:
         "kind": kind,
         "seed": seed,
         "dataset": run.manifest.fingerprint,
-        "student": recipe.student.model_dump(mode="json", exclude=ignored | _at_default(recipe)),
+        "student": {
+            **recipe.student.model_dump(mode="json", exclude=ignored | _at_default(recipe)),
+            "deepspeed": what_counts(recipe.student.deepspeed),
+        },
         "data": recipe.data.model_dump(mode="json", include={"lanes", "window", "normalize"}),
         "views": [recipe.logits.views, recipe.data.views.model_dump(), recipe.seed] if recipe.logits.views > 1 else 1,
     }

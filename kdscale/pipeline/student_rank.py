@@ -72,7 +72,7 @@ def train_student(
         match = settings.match if kind == "student" else "mean_target"
         return Lessons(soft_objective(recipe, steps, match), pixels, lambda epoch: epoch % views, join, mixed)
 
-    checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{dist.get_world_size()}")
+    checkpoints = Checkpoints(job_folder / "checkpoints" / fingerprint[:12])
     trained = settings.model_copy(update={"model": student.trained_model(recipe, kind)})
     return train_on_ranks(run, trained, gpus, task, checkpoints, learn)
 
@@ -101,9 +101,10 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     """
     recipe, settings = run.recipe, run.recipe.student
     store = logits.open_store(run)
+    name = store.name.removeprefix(f"{run.folder}/")  # a run directory may be moved
     path = job_folder / "reads.json"
     if rank == 0:
-        if read_json(path) is not None and not _still_holds(run, job_folder, store.name):
+        if read_json(path) is not None and not _still_holds(run, job_folder, name):
             for folder in ("members", "checkpoints"):  # of members that were trained anew since, or another store
                 shutil.rmtree(job_folder / folder, ignore_errors=True)
             path.unlink()
@@ -111,7 +112,7 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
             there = store.listing()
             whole = _is_whole(run, there)
             parts = [dataclasses.asdict(part) for part in _cover(run, there)] if whole else []
-            made = {"store": store.name, "live": not whole, "members": logits.ensemble(run), "parts": parts}
+            made = {"store": name, "live": not whole, "members": logits.ensemble(run), "parts": parts}
             write_json(path, made)
     dist.barrier()
     reads: dict[str, Any] = read_json(path) or {}

@@ -136,11 +136,11 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int | None, saves: int | None =
             raise Killed
         return step(self, number)
 
-    def saving(self: Checkpoints, model, number: int) -> None:
+    def saving(self: Checkpoints, model, number: int, wait: bool = True) -> None:
         if saves is not None and len(seen) == saves:
             raise Killed
         seen.append(number)
-        save(self, model, number)
+        save(self, model, number, wait)
 
     monkeypatch.setattr(replica.PackedBatches, "__call__", stepping)
     monkeypatch.setattr(Checkpoints, "save", saving)
