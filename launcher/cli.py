@@ -383,9 +383,11 @@ def _print_results(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(results))
         return
-    from kdscale.report.table import table
+    from kdscale.report.table import gains, table
 
     _show(table(results))
+    if (grid := gains(results)) is not None:
+        _show(grid)
 
 
 def _show(table: Any) -> None:

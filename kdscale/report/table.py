@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from kdscale.report import specialists
 from kdscale.report.results import Metrics, Results, Split, checked
 from kdscale.report.summary import caption, count, spread, values
 
@@ -117,6 +118,29 @@ def table(results: Mapping[str, Any] | Results, split: str | None = None) -> Tab
             grid.add_section()
         grid.add_row(Text(row.label), *(Text(cell) for cell in row.cells), style=style)
         previous = row.kind
+    return grid
+
+
+def gains(results: Mapping[str, Any] | Results) -> Table | None:
+    """The test examples by the number of specialists that cover their class; None in a run without specialists."""
+    checked_results = checked(results)
+    found = checked_results.splits[checked_results.main].gains
+    if found is None:
+        return None
+    grid = Table(
+        title=Text("specialists: examples of all seeds by coverage"),
+        caption=Text(specialists.sentence(found)),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in specialists.COVERAGE:
+        grid.add_column(heading, justify="right")
+    for row in specialists.coverage(found):
+        grid.add_row(*row)
     return grid
 
 

@@ -94,9 +94,17 @@ def merged(tables: Sequence[Sequence[Coverage]]) -> list[Coverage]:
     return [Coverage(number, *sums[number]) for number in sorted(sums)]
 
 
+LEAST = 0.01
+"""Part of all examples that a row must hold to count in the trend: the gain of a handful of examples is noise."""
+
+
 def trend(table: Sequence[Coverage]) -> float | None:
-    """Spearman's rank correlation of coverage and relative gain; None for fewer than three rows or gains all alike."""
-    points = [(row.specialists, row.relative) for row in table if row.relative is not None]
+    """Spearman's rank correlation of coverage and relative gain over the rows that hold at least `LEAST` of the examples.
+
+    None for fewer than three such rows or gains all alike.
+    """
+    least = LEAST * sum(row.examples for row in table)
+    points = [(row.specialists, row.relative) for row in table if row.relative is not None and row.examples >= least]
     if len(points) < 3 or len({gain for _, gain in points}) == 1:
         return None
     return float(spearmanr(*zip(*points, strict=True)).statistic)

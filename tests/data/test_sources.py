@@ -543,6 +543,13 @@ class TestDigitStrings:
         assert isinstance(source, DigitStrings)
         return source
 
+    def test_digits_may_be_made_smaller(self):
+        small, whole = self.source(size=4), self.source()
+        assert small.spec.shape == (1, 4, 8)
+        assert small.spec.shape[2] * 2 == whole.spec.shape[2]
+        averaged = whole.pixels(0).reshape(1, 4, 2, -1, 2).mean((2, 4))
+        assert np.abs(small.pixels(0) - averaged).max() <= 1
+
     def test_a_string_is_its_digits_side_by_side(self, tmp_path):
         source = self.source()
         assert source.spec.shape == (1, 8, 16)
