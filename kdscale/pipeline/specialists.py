@@ -143,23 +143,17 @@ def work(run: Run, bars: Bars) -> None:
 def _find_sets(run: Run, seed: int, checksum: str, bars: Bars) -> None:
     from kdscale import cluster
     from kdscale.specialists.clusters import confusion_sets
+    from kdscale.specialists.covariance import InOrder, gather
 
     settings, parts = run.recipe.specialists, list(_parts(run))
-    waiting: dict[int, Any] = {}
-    merged: list[Any] = []
+    classes = len(run.manifest.classes)
+    sums = InOrder(gather(classes, SKETCH_BEYOND, seed=derive(seed, "sketch")))
 
-    def add(number: int, sums: "Covariance | Sketch") -> None:
-        """Merge in the order of the shards, so that rounding does not depend on who was first."""
-        waiting[number] = sums
-        while len(waiting) and (following := len(counted)) in waiting:
-            counted.append(following)
-            one = waiting.pop(following)
-            merged[0].merge(one) if merged else merged.append(one)
-        bars.show(f"{NAME}: shards of seed-{seed}", sum(len(parts[n]) for n in counted), sum(map(len, parts)))
+    def tick() -> None:
+        bars.show(f"{NAME}: predictions of seed-{seed}", sums.merged, len(parts))
 
-    counted: list[int] = []
     needs = cluster.needs(settings.cpus, settings.gpus)
-    tasks = cluster.Tasks(lambda: None, stop_file(run.folder).exists)
+    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
     for number, part in enumerate(parts):
         tasks.submit(
             f"predictions of {student.job_name(generalist(run, seed))}",
@@ -171,11 +165,12 @@ def _find_sets(run: Run, seed: int, checksum: str, bars: Bars) -> None:
             part,
             needs,
             needs=needs,
-            done=partial(add, number),
+            done=partial(sums.add, number),
         )
     tasks.run()
+    tick()
     found = confusion_sets(
-        merged[0].columns(), settings.count, settings.classes, settings.overlap, derive(seed, "clusters")
+        sums.whole.columns(), settings.count, settings.classes, settings.overlap, derive(seed, "clusters")
     )
     mark = fingerprint(run, seed, checksum)
     write_json(run.claim(folder(run, seed), mark) / SETS, {"generalist": checksum, "sets": found})
