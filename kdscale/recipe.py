@@ -59,7 +59,7 @@ class Data(Section):
     """Where the samples come from and in what order they are read."""
 
     source: str = "digits"
-    """digits, digit_strings, idx, folder, npz, parquet, shards, or ``package.module:function``."""
+    """digits, digit_strings, idx, folder, npz, omniglot, parquet, shards, or ``package.module:function``."""
     path: str | None = None
     """File, folder or URL of the source; digits needs none, digit_strings MNIST's folder or none."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -206,7 +206,7 @@ def data_import(
         typer.Option(
             "--from",
             metavar="KIND",
-            help="digits, digit_strings, idx, folder, npz, parquet, shards or package.module:function.",
+            help="digits, digit_strings, idx, folder, npz, omniglot, parquet, shards or package.module:function.",
         ),
     ],
     settings: Annotated[
