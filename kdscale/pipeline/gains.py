@@ -33,7 +33,8 @@ def measure(run: Run, test: "Labelled") -> dict[str, Any]:
         alone.append(gains.accuracies(before, y, members.any(0)))
         joined.append(gains.accuracies(after, y, members.any(0)))
         tables.append(gains.by_coverage(before.argmax(1), after.argmax(1), y, members))
-        found.append({"seed": seed, "sets": sets, "coverage": [asdict(row) for row in tables[-1]]})
+        purity = gains.purity(sets, run.manifest.classes)
+        found.append({"seed": seed, "sets": sets, "purity": purity, "coverage": [asdict(row) for row in tables[-1]]})
     merged = gains.merged(tables)
     return {
         "generalist": run.recipe.specialists.generalist,

@@ -153,6 +153,8 @@ class OfSeed(Part):
     seed: int
     sets: list[list[int]] = Field(default_factory=list)
     """Class numbers of each specialist."""
+    purity: float | None = None
+    """Mean share of a set's most frequent group, where the classes' names have groups."""
 
 
 class Gains(Part):

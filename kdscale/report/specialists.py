@@ -47,6 +47,10 @@ def sentence(gains: Gains) -> str:
         text += (
             f"; the gain and the number of specialists covering a class have a rank correlation of {gains.trend:.2f}"
         )
+    pure = [one.purity for one in gains.seeds if one.purity is not None]
+    if pure:
+        share = 100 * sum(pure) / len(pure)
+        text += f"; on average {share:.0f}% of a specialist's classes are of the group that is most frequent among them"
     return text
 
 

@@ -4,6 +4,7 @@ The first compares test and conditional accuracy of the generalist alone and wit
 test examples by the number of specialists that cover the correct class.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,6 +93,18 @@ def merged(tables: Sequence[Sequence[Coverage]]) -> list[Coverage]:
         for i, value in enumerate((row.examples, row.before, row.after)):
             total[i] += value
     return [Coverage(number, *sums[number]) for number in sorted(sums)]
+
+
+def purity(sets: Sequence[Sequence[int]], names: Sequence[str]) -> float | None:
+    """How far class sets found from confusions follow groups that the classes' names show, such as Greek in Greek/alpha.
+
+    The mean over the sets of the share of their most frequent group; None unless all names have a group.
+    """
+    if not all("/" in name for name in names):
+        return None
+    groups = [name.partition("/")[0] for name in names]
+    shares = [max(Counter(groups[number] for number in one).values()) / len(one) for one in sets]
+    return sum(shares) / len(shares)
 
 
 LEAST = 0.01
