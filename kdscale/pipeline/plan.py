@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdscale.data.manifest import FILE, Manifest
-from kdscale.data.sources import open_source
+from kdscale.data.sources import open_source, shards
 from kdscale.pipeline import data, evaluate, joint, logits, packs, report, specialists, student, teachers, unified
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Training
@@ -79,7 +79,8 @@ def make(run: Run, cores: int) -> Plan:
     found = _imported(run) or _unimported(run)
     whole = (run.dataset / FILE).exists() and not data.missing(run)
     if found is None:
-        return Plan([Step(stage, 1, 0, "stage", None) for stage in ("data", "teachers", "logits", "student")], None)
+        known = ["data", "teachers", "logits", "student", *(["specialists"] if recipe.specialists.count else [])]
+        return Plan([Step(stage, 1, 0, "stage", None) for stage in known], None)
     data.check_views(recipe, found.kind)
     jobs = len(student.jobs(run))
     jointly = len(recipe.joint.seeds) if recipe.joint.networks else 0
@@ -140,9 +141,10 @@ def make(run: Run, cores: int) -> Plan:
 
 
 def _imported(run: Run) -> _Dataset | None:
-    if not (run.dataset / FILE).exists():
-        return None
-    manifest: Manifest = run.manifest
+    return _described(run.manifest) if (run.dataset / FILE).exists() else None
+
+
+def _described(manifest: Manifest) -> _Dataset:
     return _Dataset(
         manifest.sample.kind,
         manifest.sample.shape,
@@ -157,7 +159,8 @@ def _imported(run: Run) -> _Dataset | None:
 def _unimported(run: Run) -> _Dataset | None:
     recipe = run.recipe.data
     if recipe.source == "shards":
-        return None
+        manifest = shards.ready(recipe)
+        return None if manifest is None else _described(manifest)
     source = open_source(recipe.source, recipe.path, recipe.options, recipe.image_size)
     total = len(source.labels)
     named = source.splits

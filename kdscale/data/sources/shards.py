@@ -59,9 +59,8 @@ def manifest(
     Raises:
         UserError: no tars, one is damaged, samples disagree, keys repeat, or there are too few tars to deal.
     """
-    ready = _ready(data)
-    if ready is not None:
-        return ready
+    if (known := ready(data)) is not None:
+        return known
     urls = _urls(data)
     everything = [url for group in urls.values() for url in group]
     if len(set(everything)) < len(everything):
@@ -156,7 +155,7 @@ def _small(urls: list[str]) -> bool:
     return not any(_is_url(url) for url in urls) and sum(Path(url).stat().st_size for url in urls) < IN_PROCESS_BYTES
 
 
-def _ready(data: recipe.Data) -> Manifest | None:
+def ready(data: recipe.Data) -> Manifest | None:
     """The manifest of ours in data.path, its shards named absolutely and looked at."""
     if data.path is None or data.options or _is_url(data.path) or not (Path(data.path) / FILE).is_file():
         return None
