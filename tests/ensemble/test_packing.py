@@ -190,6 +190,26 @@ def test_a_stop_request_saves_every_member(dataset_folder: Path, tmp_path: Path,
     assert train(dataset_folder, tmp_path / "packed", range(4), 4) == alone
 
 
+def test_a_pack_that_is_asked_to_divide_saves_and_goes_on_in_parts(
+    dataset_folder: Path, tmp_path: Path, alone: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, step = tmp_path / "packed", PackedBatches.__call__
+
+    def asking(self: PackedBatches, number: int):
+        if number == 20:
+            (folder / "seed-0" / replica.DIVIDE).touch()
+        return step(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica.PackedBatches, "__call__", asking)
+        results = train(dataset_folder, folder, range(4), 4)
+    assert all(isinstance(result, replica.PutBack) for result in results.values())
+    (behind,) = {Member(seed, folder / f"seed-{seed}", "f" * 64).checkpoints.step for seed in range(4)}
+    assert behind > 20
+    assert not (folder / "seed-0" / replica.DIVIDE).exists()
+    assert train(dataset_folder, folder, range(4), 2) == alone
+
+
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
 def test_a_member_that_diverges_is_reported_and_the_others_finish(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
