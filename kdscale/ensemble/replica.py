@@ -93,6 +93,8 @@ def train_members(
             else:
                 remove_temporaries(member.folder)
         if left := [member for member in members if member.seed not in results]:
+            for member in left:
+                member.checkpoints.mend()  # those that go on together must go on from the same step
             dataset = Dataset(dataset_folder, "train")
             for pack in packs(left, len(left)):
                 results |= _train(pack, stop, recipe, dataset, gpus)

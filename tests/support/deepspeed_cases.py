@@ -58,6 +58,34 @@ def differ(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
+def damaged(folder: Path) -> dict[str, Any]:
+    """What becomes of a training whose latest checkpoint, or both, lost a bit of the second rank's file."""
+    straight, checkpoints = engine(FILES["zero1"]), Checkpoints(folder)
+    train(straight, 0, 2)
+    checkpoints.save(straight, 2)
+    train(straight, 2, HALF)
+    checkpoints.save(straight, HALF)
+    expected = train(straight, HALF, STEPS)
+    _lose_a_bit(folder / "step-000000003" / "rank-00001.safetensors")
+    again = engine(FILES["zero1"], seed=9)
+    step = checkpoints.restore(again)
+    seen = {"step": step, "note": checkpoints.note, "same": train(again, step, STEPS)[HALF - step :] == expected}
+    _lose_a_bit(folder / "step-000000002" / "rank-00000.safetensors")
+    try:
+        checkpoints.restore(again)
+    except UserError as error:
+        seen["refused"] = str(error)
+    return seen
+
+
+def _lose_a_bit(path: Path) -> None:
+    dist.barrier()
+    if dist.get_rank() == 0:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    dist.barrier()
+
+
 def two_ranks(rank: int, ones: str, twos: str) -> dict[str, Any]:
     """Every file; then the checkpoints of one rank, and each stage's under each other stage."""
     found: dict[str, Any] = {"files": {}, "frozen": {}, "across": {}, "from one": {}, "recompute": {}, "refused": {}}
@@ -102,6 +130,7 @@ def two_ranks(rank: int, ones: str, twos: str) -> dict[str, Any]:
         other = engine(FILES[under], seed=9)
         Checkpoints(Path(ones) / "zero1").restore(other)
         found["from one"][under] = train(other, HALF, STEPS)
+    found["damaged"] = damaged(Path(twos) / "damaged")
     for name in ("zero1", "zero3"):
         plain, again = (
             engine(FILES[name], model=RESNET),

@@ -78,6 +78,14 @@ def test_two_ranks_resume_at_one(folders: tuple[Path, Path], undisturbed: list[f
         assert losses == pytest.approx(undisturbed[cases.HALF :], rel=TOLERANCE), saved
 
 
+def test_ranks_pass_over_a_damaged_checkpoint_together(found: dict[str, Any]) -> None:
+    seen = found["damaged"]
+    assert (seen["step"], seen["same"]) == (2, True)
+    assert "rank-00001.safetensors is missing or was changed" in seen["note"]
+    assert seen["note"].endswith("went on from the checkpoint before, step 2")
+    assert "rank-00000.safetensors: the checkpoint's file is missing or was changed" in seen["refused"]
+
+
 @pytest.mark.usefixtures("found")
 @pytest.mark.parametrize("what", ["changed", "cut", "gone"])
 def test_a_damaged_checkpoint_is_named(folders: tuple[Path, Path], tmp_path: Path, what: str) -> None:
