@@ -192,6 +192,11 @@ def _check_zero(config: dict[str, Any], name: str) -> None:
             f"{name}: zero_optimization.mics_shard_size is {zero['mics_shard_size']}, and checkpoints know no ranks that hold "
             "the same pieces; leave it out"
         )
+    if zero.get("round_robin_gradients"):
+        raise UserError(
+            f"{name}: zero_optimization.round_robin_gradients makes DeepSpeed mistake whose weights are whose when they are saved; "
+            "leave it out"
+        )
     for section in ("bf16", "fp16", "torch_autocast"):
         if (config.get(section) or {}).get("enabled") == "auto":
             raise UserError(f'{name}: {section}.enabled is "auto", which nothing decides here; give true or false')

@@ -50,6 +50,11 @@ def test_batch_sizes_are_filled_in(deepspeed: dict, micro: int, accumulation: in
         ({"gradient_accumulation_steps": 0}, {}, "gradient_accumulation_steps is 0; give a whole number"),
         ({"fp16": {"enabled": True}, "bf16": {"enabled": True}}, {}, "take one"),
         ({"bf16": {"enabled": True}}, {}, "set zero_optimization.stage to 1"),
+        (
+            {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
+            {},
+            "round_robin_gradients makes DeepSpeed",
+        ),
         ({"bf16": {"enabled": "auto"}}, {}, 'bf16.enabled is "auto", which nothing decides here'),
         ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, {}, "zero_optimization.mics_shard_size is 2"),
         (

@@ -44,6 +44,13 @@ def test_every_file_trains_and_resumes_bit_for_bit(found: dict[str, Any]) -> Non
         assert seen["weights"] == 0.0, name
 
 
+def test_what_may_be_combined_learns_and_resumes_bit_for_bit(found: dict[str, Any]) -> None:
+    for name, seen in found["combined"].items():
+        assert seen["losses"][-1] < seen["losses"][2], name  # the same batch
+        assert seen["resumed"], name
+        assert seen["weights"] == 0.0, name
+
+
 def test_half_precision_with_loss_scaling_is_refused_where_the_cpu_cannot(found: dict[str, Any]) -> None:
     assert set(found["refused"]) == (set() if CPU_HAS_FP16 else {"fp16"})
     assert all("fp16 does not work on this CPU" in sentence for sentence in found["refused"].values())
