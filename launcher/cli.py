@@ -283,8 +283,7 @@ def _progress(job: dict[str, Any]) -> str:
         parts.append(f"{job['restarts']} restart{'s' if job['restarts'] > 1 else ''}")
     if job["seconds_left"] and job["state"] in ("running", "stopped"):
         parts.append(f"{job['seconds_left']:.0f} s left")
-    if job.get("error"):
-        parts.append(job["error"])
+    parts += [job[what] for what in ("error", "note") if job.get(what)]
     if job.get("traceback"):
         parts.append(f"see {job['traceback']}")
     return ", ".join(parts)

@@ -102,6 +102,8 @@ def train_members(
         divide = members[0].folder / DIVIDE
         divide.unlink(missing_ok=True)
         if left := [member for member in members if member.seed not in results]:
+            for member in left:
+                member.checkpoints.mend()  # those that go on together must go on from the same step
             dataset = Dataset(dataset_folder, "train")
             for pack in packs(left, len(left)):
                 try:

@@ -151,6 +151,8 @@ def placed(recipe: Recipe) -> tuple[Recipe, "Needs"]:
 def show_job(bars: Bars, name: str, state: dict[str, Any], done: bool) -> None:
     """A bar for a job that is training; none before and after."""
     step, steps = state.get("step"), state.get("steps")
+    if note := state.get("note"):
+        bars.remark(f"{name.strip()}: {note}")
     if done or state.get("state") != "running" or not isinstance(step, int) or not isinstance(steps, int):
         bars.hide(name)
     else:

@@ -26,6 +26,7 @@ class Bars:
         )
         self._progress = Progress(*columns, console=console, disable=not self.live, transient=True)
         self._tasks: dict[str, int] = {}
+        self._remarks: set[str] = set()
         self._said: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
@@ -55,6 +56,12 @@ class Bars:
     def hide(self, name: str) -> None:
         if name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))  # type: ignore[arg-type]
+
+    def remark(self, text: str) -> None:
+        """Say something that is found again and again, once."""
+        if text not in self._remarks:
+            self._remarks.add(text)
+            self.say(text)
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False)

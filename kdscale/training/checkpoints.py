@@ -1,7 +1,8 @@
 """Checkpoints of a job: a folder a step, and one small file, replaced in one act, that names the latest whole one.
 
 A kill leaves either the old latest or the new one; a folder that is not named is debris and is removed. The small file
-also has the checksum of every file, which is looked at before anything is read.
+also names the checkpoint before, and has the checksum of every file of both, which is looked at before anything is read: where
+the latest was damaged, the one before takes its place.
 
 Where a model can copy its state (`Snapshots`), files are written in the background while training goes on. Ranks do not
 meet for it: each leaves the checksums of what it wrote beside it, and rank 0 commits once all are there.
@@ -49,19 +50,44 @@ class Checkpoints:
         """The number of steps behind the latest checkpoint; 0 if there is none."""
         return int((read_json(self.folder / LATEST) or {"step": 0})["step"])
 
+    @property
+    def note(self) -> str | None:
+        """Why the latest checkpoint is not the last that was saved, in a sentence, if that is so."""
+        return (read_json(self.folder / LATEST) or {}).get("note")
+
     def restore(self, model: Trained) -> int:
         """Load the latest checkpoint, if any; the number of steps that it has behind it. Every rank calls it.
 
         Raises:
-            UserError: a file of it is missing or was changed.
+            UserError: a file of it is missing or was changed, and there is none before.
         """
+        self.mend(model.rank, model.world)
         latest = read_json(self.folder / LATEST)
         if latest is None:
             return 0
-        folder = self.folder / latest["folder"]
-        self._verify(model, folder, latest.get("files", {}))
-        model.load(folder)
+        model.load(self.folder / latest["folder"])
         return int(latest["step"])
+
+    def mend(self, rank: int = 0, world: int = 1) -> None:
+        """See that the latest checkpoint is what was saved, or make the one before the latest. Every rank calls it.
+
+        Raises:
+            UserError: neither is.
+        """
+        latest = read_json(self.folder / LATEST)
+        if latest is None or (bad := self._damaged(latest, rank, world)) is None:
+            return
+        before = latest.get("before")
+        if before is None or self._damaged(before, rank, world) is not None:
+            raise UserError(
+                f"{bad}: the checkpoint's file is missing or was changed since it was written; "
+                f"restore it, or remove {self.folder} to train this job anew"
+            )
+        note = f"{bad} is missing or was changed since it was written; went on from the checkpoint before, step {before['step']}"
+        if rank == 0:
+            write_json(self.folder / LATEST, {**before, "note": note})
+        if world > 1:
+            dist.barrier()
 
     def save(self, model: Trained, step: int, wait: bool = True) -> None:
         """Save after `step` steps; every rank calls it.
@@ -110,28 +136,28 @@ class Checkpoints:
             return
         for other in range(1, world):
             sums |= _wait_for(folder / _sums(other))
-        write_json(self.folder / LATEST, {"step": step, "folder": name, "files": sums})
+        latest = read_json(self.folder / LATEST) or {}
+        before = {what: latest[what] for what in ("step", "folder", "files") if what in latest} or None
+        write_json(self.folder / LATEST, {"step": step, "folder": name, "files": sums, "before": before})
+        kept = {name, before["folder"]} if before is not None else {name}
         for old in self.folder.iterdir():
-            if old.is_dir() and old.name != name:
+            if old.is_dir() and old.name not in kept:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def _verify(self, model: Trained, folder: Path, files: dict[str, list[Any]]) -> None:
-        """Each rank looks at some of the files; all learn of a bad one."""
+    def _damaged(self, checkpoint: dict[str, Any], rank: int, world: int) -> Path | None:
+        """A file of a checkpoint that is not what was written. Each rank looks at some; all learn of a bad one."""
+        folder, files = self.folder / checkpoint["folder"], sorted(checkpoint.get("files", {}).items())
         bad = [
             number
-            for number, (name, (size, expected)) in enumerate(sorted(files.items()))
-            if number % model.world == model.rank and not _is_whole(folder / name, size, expected)
+            for number, (name, (size, expected)) in enumerate(files)
+            if number % world == rank and not _is_whole(folder / name, size, expected)
         ]
         worst = torch.tensor(bad[0] if bad else -1)
-        if model.world > 1:
+        if world > 1:
             if dist.get_backend() == "nccl":
                 worst = worst.cuda()
             dist.all_reduce(worst, dist.ReduceOp.MAX)
-        if int(worst) >= 0:
-            raise UserError(
-                f"{folder / sorted(files)[int(worst)]}: the checkpoint's file is missing or was changed since it was written; "
-                f"restore it, or remove {self.folder} to train this job anew"
-            )
+        return folder / files[int(worst)][0] if int(worst) >= 0 else None
 
 
 def checksum(path: Path) -> str:

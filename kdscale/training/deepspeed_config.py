@@ -51,9 +51,11 @@ def merged_config(settings: Settings, device_type: str = "cpu", steps: int | Non
         if key in config:
             raise UserError(f"{name}: {key} has no place here, since {why}; leave it out")
     _fill_batches(config, settings, name)
-    config.setdefault("gradient_clipping", 0.0)  # DeepSpeed's own default is to clip at 1
-    _fill_optimizer(config, settings, name)
+    if config.get("gradient_clipping") in (None, "auto"):
+        config["gradient_clipping"] = 0.0  # DeepSpeed's own default is to clip at 1
+    _fill_optimizer(config, settings, name, device_type)
     _fill_scheduler(config, settings, name, steps)
+    _check_zero(config, name)
     _check_precision(config, name, device_type)
     _check_offload(config, name)
     return config
@@ -64,7 +66,8 @@ def enabled(config: dict[str, Any], key: str) -> bool:
 
 
 def stage(config: dict[str, Any]) -> int:
-    return int((config.get("zero_optimization") or {}).get("stage", 0))
+    found = (config.get("zero_optimization") or {}).get("stage", 0)
+    return found if isinstance(found, int) else 0  # which DeepSpeed refuses
 
 
 def what_counts(config: dict[str, Any] | str) -> dict[str, Any] | str:
@@ -111,18 +114,24 @@ def _fill_batches(config: dict[str, Any], settings: Settings, name: str) -> None
     config["gradient_accumulation_steps"] = per_rank // micro
 
 
-def _fill_optimizer(config: dict[str, Any], settings: Settings, name: str) -> None:
+def _fill_optimizer(config: dict[str, Any], settings: Settings, name: str, device_type: str) -> None:
     """Fill in the optimiser's numbers from the recipe; what both say must be equal."""
-    params = config["optimizer"].setdefault("params", {}) if "optimizer" in config else {}
+    if "optimizer" not in config:
+        return
+    params = config["optimizer"].setdefault("params", {})
     for key, recipe_value in (("lr", settings.lr), ("weight_decay", settings.weight_decay)):
         value = params.setdefault(key, recipe_value)
         if value == "auto":
             params[key] = recipe_value
-        elif float(value) != recipe_value:
+        elif not isinstance(value, int | float) or float(value) != recipe_value:
             raise UserError(
                 f"{name}: optimizer.params.{key} is {value} but the recipe's {settings.section}.{key} is {recipe_value}; "
                 "make them equal or leave one out"
             )
+    for key in [key for key, value in params.items() if value == "auto"]:
+        del params[key]  # the optimiser's own choice
+    if device_type == "cpu" and config["optimizer"].get("type") in ("Adam", "AdamW"):
+        params.setdefault("torch_adam", True)  # DeepSpeed's own would be compiled first, for a minute
 
 
 def _fill_scheduler(config: dict[str, Any], settings: Settings, name: str, steps: int | None) -> None:
@@ -170,6 +179,27 @@ def _check_precision(config: dict[str, Any], name: str, device_type: str) -> Non
             f"{name}: fp16 with ZeRO stage 0 keeps its float32 weights where checkpoints do not reach them; "
             "set zero_optimization.stage to 1"
         )
+
+
+def _check_zero(config: dict[str, Any], name: str) -> None:
+    """Let DeepSpeed choose what is "auto", and refuse what checkpoints do not know."""
+    zero = config.get("zero_optimization") or {}
+    for where in (config, zero):
+        for key in [key for key, value in where.items() if value == "auto"]:
+            del where[key]
+    if isinstance(zero.get("mics_shard_size"), int) and zero["mics_shard_size"] > 0:
+        raise UserError(
+            f"{name}: zero_optimization.mics_shard_size is {zero['mics_shard_size']}, and checkpoints know no ranks that hold "
+            "the same pieces; leave it out"
+        )
+    if zero.get("round_robin_gradients"):
+        raise UserError(
+            f"{name}: zero_optimization.round_robin_gradients makes DeepSpeed mistake whose weights are whose when they are saved; "
+            "leave it out"
+        )
+    for section in ("bf16", "fp16", "torch_autocast"):
+        if (config.get(section) or {}).get("enabled") == "auto":
+            raise UserError(f'{name}: {section}.enabled is "auto", which nothing decides here; give true or false')
 
 
 def _check_offload(config: dict[str, Any], name: str) -> None:

@@ -115,20 +115,22 @@ class DeepSpeedEngine:
         sharded.load(self.engine, folder)
 
     def weights(self) -> dict[str, Tensor]:
+        """Under the names of the model's state: tied weights have several, buffers that are not persistent have none."""
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
         model = self.engine.module
-        state = {
-            name: tensor.detach().float().cpu() for name, tensor in model.named_buffers() if tensor.is_floating_point()
-        }
-        state |= {name: tensor.cpu() for name, tensor in model.named_buffers() if not tensor.is_floating_point()}
-        for name, parameter in model.named_parameters():
+        whole: dict[int, Tensor] = {}
+        for parameter in model.parameters():
             full = safe_get_full_fp32_param(parameter)
             if full is None:
                 with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
                     full = parameter.detach().float().clone()
-            state[name] = full.detach().float().cpu().clone().contiguous()
+            whole[id(parameter)] = full.detach().cpu()
+        state = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            value = whole.get(id(tensor), tensor.detach().cpu())
+            state[name] = (value.float() if value.is_floating_point() else value).clone().contiguous()
         return state
 
 

@@ -102,7 +102,8 @@ def fit(
     """
     (start,) = {job.checkpoints.restore(model) for job, model in zip(jobs, engine.models, strict=True)}
     for job in jobs:
-        job.status.update(state="running", resumed=start, step=start, steps=plan.steps)
+        note = {"note": job.checkpoints.note} if job.checkpoints.note else {}
+        job.status.update(state="running", resumed=start, step=start, steps=plan.steps, **note)
     records = _Records(engine, jobs, plan, start)
     meter = Meter(engine)
     settings = plan.settings

@@ -116,6 +116,7 @@ class Held:
             if master.numel():
                 zero.fp16_partitioned_groups_flat[group].data.copy_(master.data)
                 zero._unflatten_partitioned_parameters(group)
+        zero.invalidate_secondary_tensor()  # ZeRO++ keeps a second copy within a node
         if zero.persistent_parameters:
             zero.persistent_parameters[0].partition(zero.persistent_parameters)
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)

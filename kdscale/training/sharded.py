@@ -142,13 +142,8 @@ class _Saved:
 
 
 def _buffers(engine: Any) -> dict[str, Tensor]:
-    """The buffers that a model's state has: of rank 0, whose are kept at the end as well."""
-    state = engine.module.state_dict()
-    return {
-        name: buffer.detach().to("cpu", copy=True).contiguous()
-        for name, buffer in engine.module.named_buffers()
-        if name in state
-    }
+    """Of rank 0, whose are kept at the end as well; those that are no part of the model's state may change as it trains too."""
+    return {name: buffer.detach().to("cpu", copy=True).contiguous() for name, buffer in engine.module.named_buffers()}
 
 
 def _moving(engine: Any, held: Held) -> dict[str, Any]:

@@ -36,11 +36,28 @@ def test_samples_are_the_orders_normalised(dataset_folder: Path) -> None:
             assert torch.allclose(batch.x[i], torch.from_numpy(expected), atol=1e-5)
 
 
-def test_ranks_share_the_global_batch(dataset_folder: Path) -> None:
-    whole = batches_of(dataset_folder, range(4))
-    halves = [batches_of(dataset_folder, range(2)), batches_of(dataset_folder, range(2, 4))]
-    for step in range(12):
-        assert torch.equal(torch.cat([half(step).x for half in halves]), whole(step).x)
+def bytes_of(batches: list[Batch]) -> list[bytes]:
+    """Of the samples, labels and targets of a global batch, put together from those of ranks."""
+    columns = [[batch.x, batch.y, *batch.targets.values()] for batch in batches]
+    return [torch.cat(parts).numpy().tobytes() for parts in zip(*columns, strict=True)]
+
+
+def test_ranks_share_the_global_batch_and_their_number_may_change_at_any_step(dataset_folder: Path) -> None:
+    def join(number: int, decoded, view: int, epoch: int) -> dict[str, torch.Tensor]:
+        return {"named": torch.from_numpy(decoded.ids.astype(np.int64) + view)[:, None]}
+
+    def ranks(world: int) -> list[Batches]:
+        own = 4 // world
+        lanes = [range(rank * own, (rank + 1) * own) for rank in range(world)]
+        return [batches_of(dataset_folder, some, ViewSpec(jitter=1), join, view=lambda e: e) for some in lanes]
+
+    (alone,), worlds = ranks(1), {world: ranks(world) for world in (2, 4)}
+    expected = [bytes_of([alone(step)]) for step in range(15)]
+    for group in worlds.values():
+        assert [bytes_of([rank(step) for rank in group]) for step in range(15)] == expected
+    for stop in (4, 11):  # within the first epoch and after it: two ranks until then, and four or one from there
+        for group in (ranks(4), ranks(1)):
+            assert [bytes_of([rank(step) for rank in group]) for step in range(stop, 15)] == expected[stop:]
 
 
 def test_a_resumed_reader_sees_the_same_batches(dataset_folder: Path) -> None:

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 
-def term_a_rank(folder: Path) -> None:
-    """SIGTERM to the first rank once it has a checkpoint, as a node that is drained sends it."""
+def hit_a_rank(folder: Path, number: int) -> None:
+    """A signal to the first rank once it has a checkpoint: SIGTERM as a node that is drained sends it, SIGKILL as one that dies."""
     deadline = time.monotonic() + 90
     while not list((folder / "checkpoints").rglob("latest.json")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(json.loads((folder / "status.json").read_text())["pid"], signal.SIGTERM)
+    os.kill(json.loads((folder / "status.json").read_text())["pid"], number)
 
 
 def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_go(copy) -> None:
@@ -38,7 +38,7 @@ def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_
     for hurt in (False, True):
         process = copy.start("student", "tiny.yaml", *options)
         if hurt:
-            term_a_rank(folder)
+            hit_a_rank(folder, signal.SIGTERM)
         _, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
         status = json.loads((folder / "status.json").read_text())
@@ -56,9 +56,19 @@ def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_
     assert weights[0] == weights[1]
 
 
-def test_a_student_with_a_head_for_each_teacher_is_evaluated_exported_and_folded(copy) -> None:
-    mimic = ["student.match=mimic_all", "student.mixup=0.2", "student.control=false"]
+def test_a_student_with_a_head_for_each_teacher_survives_a_kill_is_evaluated_exported_and_folded(copy) -> None:
+    mimic = ["student.match=mimic_all", "student.mixup=0.2", "student.control=false", "student.checkpoint_epochs=0.25"]
+    folder = copy.run / "students" / "student-seed-0"
+    process = copy.start("student", "tiny.yaml", *mimic)
+    hit_a_rank(folder, signal.SIGKILL)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert json.loads((folder / "status.json").read_text())["resumed"] > 0
+    hurt = json.loads((folder / "done.json").read_text())["weights"]
+    (folder / "done.json").unlink()
     copy.kdscale("evaluate", "tiny.yaml", *mimic)
+    assert json.loads((folder / "done.json").read_text())["weights"] == hurt
+    assert json.loads((folder / "status.json").read_text())["resumed"] == 0
     seen = json.loads((copy.run / "results.json").read_text())
     plain = 64 * 16 + 16 + 16 * 10 + 10
     assert seen["models"]["student"]["parameters"] == plain + 2 * 170

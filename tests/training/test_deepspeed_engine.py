@@ -1,9 +1,12 @@
 """The DeepSpeed engine: JSON and recipe agree or are refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import deepspeed_cases as cases
+from torch import Tensor, nn
 
 from kdscale.data.batches import Batch
 from kdscale.errors import UserError
@@ -47,6 +50,18 @@ def test_batch_sizes_are_filled_in(deepspeed: dict, micro: int, accumulation: in
         ({"gradient_accumulation_steps": 0}, {}, "gradient_accumulation_steps is 0; give a whole number"),
         ({"fp16": {"enabled": True}, "bf16": {"enabled": True}}, {}, "take one"),
         ({"bf16": {"enabled": True}}, {}, "set zero_optimization.stage to 1"),
+        (
+            {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
+            {},
+            "round_robin_gradients makes DeepSpeed",
+        ),
+        ({"bf16": {"enabled": "auto"}}, {}, 'bf16.enabled is "auto", which nothing decides here'),
+        ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, {}, "zero_optimization.mics_shard_size is 2"),
+        (
+            {"optimizer": {"type": "Adam", "params": {"lr": "fast"}}},
+            {},
+            "params.lr is fast but the recipe's student.lr",
+        ),
         (
             {"optimizer": {"type": "Adam", "params": {"lr": 0.1}}},
             {"lr": 0.2},
@@ -103,6 +118,16 @@ def test_how_the_work_is_divided_does_not_count() -> None:
     assert what_counts({**plain, "zero_optimization": {"stage": 3}, "activation_checkpointing": {}}) == plain
 
 
+def test_what_is_auto_in_files_made_for_other_trainers_is_left_to_deepspeed() -> None:
+    zero = {"stage": 3, "reduce_bucket_size": "auto", "stage3_param_persistence_threshold": "auto"}
+    optimizer = {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto", "betas": "auto", "eps": "auto"}}
+    given = {"zero_optimization": zero, "gradient_clipping": "auto", "optimizer": optimizer}
+    merged = merged_config(student(given, lr=0.25))
+    assert (merged["zero_optimization"], merged["gradient_clipping"]) == ({"stage": 3}, 0.0)
+    assert merged["optimizer"]["params"] == {"lr": 0.25, "weight_decay": 0.0, "torch_adam": True}
+    assert "torch_adam" not in merged_config(student(given, lr=0.25), "cuda")["optimizer"]["params"]
+
+
 def test_the_users_mapping_is_left_as_it_is() -> None:
     given = {"optimizer": {"type": "Adam", "params": {"lr": "auto"}}}
     merged = merged_config(student(given, lr=0.25))
@@ -137,6 +162,42 @@ def test_accumulated_micro_batches_are_one_batch() -> None:
 def test_what_deepspeed_refuses_is_one_sentence() -> None:
     with pytest.raises(UserError, match="DeepSpeed refuses this configuration"):
         engine_of({"zero_optimization": {"stage": 7}})
+
+
+class Awkward(nn.Module):
+    """Tied weights, a frozen layer, running statistics, and a buffer that is no part of the state but changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.frozen, self.out = (nn.Linear(16, n) for n in (16, 16, 16, 3))
+        self.second.weight = self.first.weight
+        self.frozen.requires_grad_(False)
+        self.norm = nn.BatchNorm1d(16)
+        self.register_buffer("calls", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        hidden = self.norm(self.frozen(self.second(self.first(x.flatten(1)).relu()).relu()))
+        return self.out(hidden.relu()) / self.calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_what_a_model_has_beside_parameters_is_kept(group, tmp_path: Path, stage: int) -> None:
+    def engine() -> DeepSpeedEngine:
+        return DeepSpeedEngine(Awkward(), student({"zero_optimization": {"stage": stage}}, workers=1), CPU)
+
+    straight, resumed, read = engine(), engine(), Awkward()
+    losses = cases.train(straight, 0, 3)
+    straight.save(tmp_path)
+    losses += cases.train(straight, 3, 6)
+    resumed.load(tmp_path)
+    assert cases.train(resumed, 3, 6) == losses[3:]
+    weights = straight.weights()
+    read.load_state_dict(weights)  # as the weights of a finished model are read
+    assert torch.equal(read.first.weight, read.second.weight)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.weights().items())
+    assert float(resumed.engine.module.calls) == 7
 
 
 @pytest.mark.parametrize("stage", [0, 1, 3])

@@ -44,6 +44,13 @@ def test_every_file_trains_and_resumes_bit_for_bit(found: dict[str, Any]) -> Non
         assert seen["weights"] == 0.0, name
 
 
+def test_what_may_be_combined_learns_and_resumes_bit_for_bit(found: dict[str, Any]) -> None:
+    for name, seen in found["combined"].items():
+        assert seen["losses"][-1] < seen["losses"][2], name  # the same batch
+        assert seen["resumed"], name
+        assert seen["weights"] == 0.0, name
+
+
 def test_half_precision_with_loss_scaling_is_refused_where_the_cpu_cannot(found: dict[str, Any]) -> None:
     assert set(found["refused"]) == (set() if CPU_HAS_FP16 else {"fp16"})
     assert all("fp16 does not work on this CPU" in sentence for sentence in found["refused"].values())
@@ -76,6 +83,14 @@ def test_two_ranks_resume_at_one(folders: tuple[Path, Path], undisturbed: list[f
         assert Checkpoints(folders[1] / saved).restore(other) == cases.HALF
         losses = cases.train(other, cases.HALF, cases.STEPS)
         assert losses == pytest.approx(undisturbed[cases.HALF :], rel=TOLERANCE), saved
+
+
+def test_ranks_pass_over_a_damaged_checkpoint_together(found: dict[str, Any]) -> None:
+    seen = found["damaged"]
+    assert (seen["step"], seen["same"]) == (2, True)
+    assert "rank-00001.safetensors is missing or was changed" in seen["note"]
+    assert seen["note"].endswith("went on from the checkpoint before, step 2")
+    assert "rank-00000.safetensors: the checkpoint's file is missing or was changed" in seen["refused"]
 
 
 @pytest.mark.usefixtures("found")
