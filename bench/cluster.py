@@ -32,18 +32,18 @@ export RAY_AUTH_MODE=disabled RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 SLURM_CPU_
 node() {{
   mkdir -p $TMPDIR; trap 'kill $ray; wait $ray; rm -rf $TMPDIR' USR1
   if [ $SLURM_NODEID = 0 ]; then
-    ray start --head --port=16379 --node-ip-address=$HEAD --include-dashboard=false --num-cpus=2 --temp-dir=$TMPDIR/ray \\
+    ray start --head --port=6379 --node-ip-address=$HEAD --include-dashboard=false --num-cpus=2 --temp-dir=$TMPDIR/ray \\
       --object-store-memory=268435456 --disable-usage-stats --block & ray=$!
   else
-    until (exec 3<>/dev/tcp/$HEAD/16379) 2>/dev/null; do sleep 0.2; done
-    ray start --address=$HEAD:16379 --num-cpus=2 --object-store-memory=268435456 --disable-usage-stats --block & ray=$!
+    until (exec 3<>/dev/tcp/$HEAD/6379) 2>/dev/null; do sleep 0.2; done
+    ray start --address=$HEAD:6379 --num-cpus=2 --object-store-memory=268435456 --disable-usage-stats --block & ray=$!
   fi
   wait $ray
 }}
 export -f node
 srun --overlap bash -c node & step=$!
-until (exec 3<>/dev/tcp/$HEAD/16379) 2>/dev/null; do sleep 0.1; done
-RAY_ADDRESS=$HEAD:16379 python {driver}
+until (exec 3<>/dev/tcp/$HEAD/6379) 2>/dev/null; do sleep 0.1; done
+RAY_ADDRESS=$HEAD:6379 python {driver}
 kill -USR1 $step; wait $step
 """
 DRIVER = """
