@@ -97,7 +97,7 @@ def _gather(nodes: int, stopped: Callable[[], bool]) -> None:
             )
         time.sleep(0.1)
     whole = capacity()
-    print(f"Ray: {here} nodes, {whole.cpus} CPUs, {whole.gpus:g} GPUs", file=sys.stderr)
+    print(f"Ray: {here} node{'s' if here > 1 else ''}, {whole.cpus} CPUs, {whole.gpus:g} GPUs", file=sys.stderr)
 
 
 def _knock(address: str) -> None:

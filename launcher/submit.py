@@ -55,7 +55,9 @@ def slurm(
         typer.Option("--on-lost-node", help="Go on with the nodes that are left, or requeue the job."),
     ] = "continue",
     modules: Annotated[list[str] | None, typer.Option("--module", help="Environment module to load; repeat.")] = None,
-    setup: Annotated[list[str] | None, typer.Option("--setup", help="Line of shell before all else; repeat.")] = None,
+    setup: Annotated[
+        list[str] | None, typer.Option("--setup", help="Line of shell before anything starts; repeat.")
+    ] = None,
     env: Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for all processes; repeat.")] = None,
     interface: Annotated[str | None, typer.Option("--interface", help="Network interface, such as ib0.")] = None,
     apptainer: Annotated[str | None, typer.Option("--apptainer", help="Image in which kdscale and Ray are.")] = None,

@@ -170,6 +170,23 @@ def test_a_job_outlives_a_node_and_one_that_meets_its_time_limit_ends_alike(
     nothing_left(cluster, "node1", "node2")
 
 
+def test_ray_that_does_not_start_on_a_node_fails_the_job_at_once_and_leaves_its_logs(
+    cluster: Slurm, shared: Path
+) -> None:
+    broken = shared / "broken" / "ray"
+    broken.parent.mkdir()
+    broken.write_text(f'#!/bin/bash\n[ "$SLURM_NODEID" = 0 ] || exit 3\nexec {Path(sys.executable).parent}/ray "$@"\n')
+    broken.chmod(0o755)
+    first = f"export PATH={broken.parent}:$PATH"
+    job = Submitted(cluster, slow(shared, "failing"), *TEACHERS, "--nodelist=node[1-2]", "--setup", first)
+    assert job.ended(90) == 1
+    assert "Ray on node2 ended before its time: exit code 3" in (job.folder / "ray-0.log").read_text()
+    assert "see" in job.log
+    assert list((job.folder / "ray-0" / "node1").glob("gcs_server*"))
+    assert len(job.marks("begun")) == 1
+    nothing_left(cluster, "node1", "node2")
+
+
 def test_a_partition_that_is_not_there(cluster: Slurm, shared: Path) -> None:
     place = write_recipe(shared)
     _, err = place.kdscale("submit", "slurm", "tiny.yaml", "--partition", "nope", code=2)

@@ -201,6 +201,7 @@ if [ "$MODE" = netns ]; then
     bg node$i unshare --mount --uts --ipc --net --pid --fork --kill-child --mount-proc "$DIR/bin/node-init" node$i $NET.$i
     p=$!; until_ok 10 test -e "$d/ready" || die "node$i did not start"
     c=$(cat "/proc/$p/task/$p/children" 2>/dev/null || pgrep -P "$p"); echo ${c%% *} >"$d/pid1"
+    ip link del kdsv$i 2>/dev/null || true    # of a node that was killed a moment ago
     ip link add kdsv$i type veth peer name eth0 netns "$p"; ip link set kdsv$i master $BR up
   done
 else
