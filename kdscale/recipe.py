@@ -59,7 +59,7 @@ class Data(Section):
     """Where the samples come from and in what order they are read."""
 
     source: str = "digits"
-    """digits, digit_strings, idx, folder, npz, parquet, shards, or ``package.module:function``."""
+    """digits, digit_strings, idx, folder, npz, omniglot, parquet, shards, or ``package.module:function``."""
     path: str | None = None
     """File, folder or URL of the source; digits needs none, digit_strings MNIST's folder or none."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -82,10 +82,9 @@ class Data(Section):
     """The augmentation of the views that teachers label and students see."""
 
 
-class Training(Section):
-    """What teachers and students have in common: one fit loop's numbers."""
+class Fitting(Section):
+    """One fit loop's numbers."""
 
-    model: Model
     epochs: float = Field(10, gt=0)
     """Passes over the training split; fractions are allowed."""
     batch_size: int = Field(128, ge=1)
@@ -103,6 +102,12 @@ class Training(Section):
     """CPU cores, and threads, of one process."""
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """GPUs of one process; auto takes one each where the cluster has any, 0 keeps to the CPU."""
+
+
+class Training(Fitting):
+    """What teachers and students have in common."""
+
+    model: Model
 
 
 class Teachers(Training):
@@ -232,6 +237,9 @@ class Student(Training):
     """Share of each hard label that is spread over all classes, for student and control; soft targets stay as they are."""
     mixup: float = Field(0.0, ge=0)
     """Mix each sample, its label and its target with another one's, by Beta(mixup, mixup), for student and control; 0 is off."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that students and controls end with: the last step's, or those of the epoch that made the fewest errors on the
+    validation split."""
     control: bool = True
     """Also train the same student on hard labels alone, with the same budget."""
     quorum: int | None = Field(None, ge=1)
@@ -310,6 +318,36 @@ class Joint(Section):
         return self
 
 
+class Specialists(Fitting):
+    """Models for sets of confusable classes, trained from the generalist (Hinton, Vinyals & Dean 2015, section 5)."""
+
+    count: int = Field(0, ge=0)
+    """Specialists of each generalist; 0 trains none."""
+    classes: int = Field(50, ge=1)
+    """Classes of each."""
+    generalist: Literal["student", "control"] = "student"
+    """Which model they begin as: the student of each seed, or the control, which was trained on the labels alone."""
+    overlap: Literal["nearest", "none"] = "nearest"
+    """nearest: each takes the classes nearest to its cluster's centre, so that sets may overlap; none: each class to one at
+    most."""
+    active: int = Field(1, ge=1)
+    """n: specialists whose classes meet the generalist's n most probable ones take part in an answer."""
+    share: float = Field(0.5, gt=0, lt=1)
+    """Of a batch that is of the specialist's own classes."""
+    soft_rest: bool = False
+    """Teach the generalist's opinion on samples of other classes, instead of the hard dustbin."""
+    dustbin: Literal["all", "one"] = "all"
+    """all: the logsumexp of the outputs of all other classes; one: a single output, which is smaller."""
+    shift: Literal["exact", "paper"] = "exact"
+    """Of the dustbin's logit after training, for the oversampling of own classes: Bayes' rule, or the paper's log proportion."""
+    views: ViewSpec = ViewSpec()
+    """Augmentation while training; it follows the specialist's seed."""
+    distil: bool = False
+    """Also train the student from what generalist and specialists say together: back into one net."""
+    mixture: bool = False
+    """Also train the control: a mixture of as many experts with a learnt gate, on as many samples."""
+
+
 class Evaluate(Section):
     bins: int = Field(15, ge=2)
     """Bins of the calibration error and of the reliability diagram."""
@@ -352,6 +390,7 @@ class Recipe(Section):
     fusion: Annotated[Fusion, BeforeValidator(_fusion)] = Fusion()
     student: Student
     joint: Joint = Joint()
+    specialists: Specialists = Specialists()
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
@@ -381,6 +420,14 @@ class Recipe(Section):
         if self.student.quorum is not None and self.student.quorum > len(self.fused_seeds):
             raise ValueError(
                 f"student.quorum is {self.student.quorum} and the ensemble has {len(self.fused_seeds)} members; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _generalist_is_trained(self) -> "Recipe":
+        if self.specialists.count and self.specialists.generalist == "control" and not self.student.control:
+            raise ValueError(
+                "specialists.generalist: is control, and student.control is false; set it to true, or take generalist student"
             )
         return self
 

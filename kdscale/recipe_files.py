@@ -169,8 +169,14 @@ def _stated_by_deepspeed(student: Teachers | Student) -> dict[str, Any]:
         value = params.get(name) if isinstance(params, dict) else None
         if isinstance(value, int | float) and name not in student.model_fields_set:
             stated[name] = float(value)
-    if "scheduler" in student.deepspeed and "schedule" not in student.model_fields_set:
+    scheduler = student.deepspeed.get("scheduler")
+    if scheduler is not None and "schedule" not in student.model_fields_set:
         stated["schedule"] = "constant"
+    peaks = scheduler.get("params") if isinstance(scheduler, dict) else None
+    for name in ("warmup_max_lr", "cycle_max_lr"):
+        value = peaks.get(name) if isinstance(peaks, dict) else None
+        if isinstance(value, int | float) and "lr" not in student.model_fields_set:
+            stated.setdefault("lr", float(value))
     return stated
 
 

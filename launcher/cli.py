@@ -116,7 +116,43 @@ _stage_verb(
 _stage_verb(data_app, "run", "data", "Make the shards and the manifest of a recipe.")
 _stage_verb(app, "teachers", "teachers", f"Train the ensemble's members {BEFORE}.", f"{QUICK} teachers.count=10")
 _stage_verb(logits_app, "run", "logits", f"Write the members' logits into the store {BEFORE}.")
-_stage_verb(app, "student", "student", f"Train the student and its control {BEFORE}.", f"{QUICK} student.temperature=8")
+
+
+@app.command(
+    help=f"Train the student and its control {BEFORE}; with --ranks env on ranks that a launcher has started.",
+    epilog=f"Example: kdscale student {QUICK} student.temperature=8",
+)
+def student(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    ranks: Annotated[
+        str | None,
+        typer.Option(metavar="env", help="Join the ranks that torchrun, deepspeed or srun started, instead of Ray's."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    if ranks is None or dry_run:
+        _advance("student", recipe, overrides, out, dry_run, fresh, as_json)
+        return
+    if ranks != "env" or fresh:
+        raise UserError(
+            f"--ranks {ranks}: take env, and no --fresh, which would set aside what the ranks are to learn from"
+        )
+    from launcher.ranks import train
+
+    train(recipe, overrides, out)
+
+
+_stage_verb(
+    app,
+    "specialists",
+    "specialists",
+    f"Find the classes that the generalist confuses and train specialists of them {BEFORE}.",
+    "configs/specialists_100.yaml specialists.count=12",
+)
 
 
 @app.command(
@@ -173,7 +209,7 @@ def data_import(
         typer.Option(
             "--from",
             metavar="KIND",
-            help="digits, digit_strings, idx, folder, npz, parquet, shards or package.module:function.",
+            help="digits, digit_strings, idx, folder, npz, omniglot, parquet, shards or package.module:function.",
         ),
     ],
     settings: Annotated[
@@ -350,9 +386,11 @@ def _print_results(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(results))
         return
-    from kdscale.report.table import table
+    from kdscale.report.table import gains, table
 
     _show(table(results))
+    if (grid := gains(results)) is not None:
+        _show(grid)
 
 
 def _show(table: Any) -> None:

@@ -18,7 +18,7 @@ submit_app = typer.Typer(
     help="Start a run as a job of a cluster.",
     epilog="Example: kdscale submit slurm configs/quickstart.yaml --nodes 2 --time 1:00:00",
 )
-STAGES = Literal["run", "data", "teachers", "logits", "student", "evaluate", "report"]
+STAGES = Literal["run", "data", "teachers", "logits", "student", "specialists", "evaluate", "report"]
 AFTER = "kdscale.after"
 
 

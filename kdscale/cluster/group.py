@@ -9,12 +9,14 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kdscale.cluster.crashes import PATIENCE, LostRank, error_of, weight
-from kdscale.cluster.resources import Needs
+from kdscale.cluster.resources import Needs, nodes, room
 
 
 class Group:
     def __init__(self, ranks: int, needs: Needs, patience: float):
         bundle = {"CPU": needs.cpus, **({"GPU": needs.gpus} if needs.gpus else {})}
+        self._ranks, self._needs = ranks, needs
+        self._asked_at, self._placed = time.monotonic(), False
         self.placement: PlacementGroup = placement_group([bundle] * ranks, strategy="PACK")
         actor = ray.remote(max_restarts=0)(Rank)
         self.actors = [
@@ -38,7 +40,10 @@ class Group:
         return self._sorted()[1]
 
     def settled(self) -> bool:
-        """All ranks are through, or one failed and said why, or the others had time enough to say it."""
+        """All ranks are through, or one failed and said why, or the others had time enough to say it; or there is no place for it
+        any more."""
+        if self._homeless():
+            return True
         ready, waiting = self._sorted()
         errors = [error for r in ready if (error := error_of(r)) is not None]
         if not errors or not waiting:
@@ -49,6 +54,9 @@ class Group:
     def result(self) -> Any:
         """Rank 0's result; or the group is killed, and the most telling of the errors raised: the user's, then a crash, then
         what it led to."""
+        if self._homeless():
+            self.kill()
+            raise LostRank("a node left before its ranks were placed, and the others have no room for them")
         ready, waiting = self._sorted()
         errors = [error for r in ready if (error := error_of(r)) is not None]
         if not errors:
@@ -58,6 +66,12 @@ class Group:
         if waiting and weight(first) == 2:
             raise LostRank("ranks of its group gave no sign any more, and what the others say follows") from first
         raise first
+
+    def _homeless(self) -> bool:
+        """Whether the nodes that it was meant for have left before it was placed. Ray would wait for others without limit."""
+        self._placed = self._placed or bool(self.placement.wait(0))
+        waited = time.monotonic() - self._asked_at
+        return not self._placed and waited > PATIENCE and room(nodes(), self._needs) < self._ranks
 
     def _sorted(self) -> tuple[list[Any], list[Any]]:
         ready, waiting = ray.wait(self.references, num_returns=len(self.references), timeout=0)

@@ -134,6 +134,8 @@ class Queue(ABC):
         """Queue a crashed job again while it has retries; the user's mistakes end everything at once."""
         cause = cause_of(error)
         if isinstance(cause, Stopped):
+            if not self.stopped():  # a node is being taken away, and its ranks were told; the run goes on
+                heapq.heappush(self._queue, job)
             return
         if job.failed is not None:
             job.failed(error)

@@ -70,9 +70,15 @@ def whereabouts() -> dict[str, str]:
 
 def places(one: Needs) -> int:
     """How many processes of a kind the cluster as it stands can run at once; at least 1."""
-    whole = capacity()
-    by_gpus = [int(whole.gpus / one.gpus + 1e-9)] if one.gpus else []
-    return max(1, min([whole.cpus // max(1, one.cpus), *by_gpus]))
+    return max(1, room(nodes(), one))
+
+
+def room(whole: dict[str, Needs], one: Needs) -> int:
+    """How many processes of a kind these nodes have room for, each on a single node."""
+    by_cpus = {name: has.cpus // max(1, one.cpus) for name, has in whole.items()}
+    if not one.gpus:
+        return sum(by_cpus.values())
+    return sum(min(by_cpus[name], int(has.gpus / one.gpus + 1e-9)) for name, has in whole.items())
 
 
 def needs(cpus: int, gpus: float | str) -> Needs:

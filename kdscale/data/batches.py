@@ -2,10 +2,11 @@
 
 A rank reads its lanes window by window: decoded rows are gathered once a window, together with the rows that a
 `Join` adds by key (soft targets, say), and a step slices its share. Views and normalisation happen on the batch,
-on its device.
+on its device. Where samples are not decoded already, the next window is read and decoded in the background.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ from kdscale.data.columns import Columns
 from kdscale.data.dataset import Dataset
 from kdscale.data.manifest import Manifest
 from kdscale.data.order import Order, Rows
-from kdscale.data.shards import Decoded
+from kdscale.data.shards import Decoded, dtype
 from kdscale.recipe import ViewSpec
 
 Join = Callable[[int, Decoded, int, int], Columns]
@@ -49,6 +50,11 @@ class Batch:
         ]
 
 
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On its way to a device; only from pinned memory does a GPU fetch it while the CPU goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class Pixels:
     """Raw rows to network input: the view, then the range [0, 1] for images, then normalisation."""
 
@@ -69,7 +75,7 @@ class Pixels:
         seeds: NDArray[np.uint64] | None = None,
     ) -> Tensor:
         """(B, *shape) raw rows, (B,) ids and view numbers -> (B, *shape) float32; `seeds` replaces the seed row by row."""
-        raw = torch.from_numpy(x).to(self.device, non_blocking=True)
+        raw = _sent(torch.from_numpy(x), self.device)
         seed = self.seed if seeds is None else seeds
         return (views.make(raw, self.spec, seed, ids, view).float() - self.shift) * self.factor
 
@@ -81,6 +87,17 @@ class _Window:
     y: NDArray[np.int64]
     view: NDArray[np.int64]
     targets: Columns
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """A window's samples, before anything is joined."""
+
+    x: NDArray[np.generic]
+    ids: NDArray[np.uint64]
+    y: NDArray[np.int64]
+    sources: list[tuple[int, Decoded, NDArray[np.int64], NDArray[np.int64]]]
+    """(shard number, its keys, where in the window, which of its rows)."""
 
 
 Raw = tuple[NDArray[np.generic], NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]
@@ -113,6 +130,8 @@ class Batches:
         self.dataset, self.order, self.pixels = dataset, order, pixels
         self.view_of_epoch, self.lanes, self.join = view_of_epoch, lanes, join
         self._held: dict[int, tuple[tuple[int, int], _Window]] = {}
+        self._ahead: dict[int, tuple[tuple[int, int], Future[_Samples]]] = {}
+        self._reader: ThreadPoolExecutor | None = None
 
     def __call__(self, step: int) -> Batch:
         parts = self._parts(step)
@@ -122,8 +141,8 @@ class Batches:
         device = self.pixels.device
         return Batch(
             x=self.pixels(x, ids, view),
-            y=torch.from_numpy(y).to(device, non_blocking=True),
-            targets={name: column.to(device, non_blocking=True) for name, column in targets.items()},
+            y=_sent(torch.from_numpy(y), device),
+            targets={name: _sent(column, device) for name, column in targets.items()},
             step=step,
         )
 
@@ -140,6 +159,7 @@ class Batches:
         while left:
             epoch, number, within = self.order.locate(lane, start)
             window = self._window(lane, epoch, number)
+            self._read_ahead(lane, start - within + len(window.y))
             taken = min(left, len(window.y) - within)
             parts.append((window, slice(within, within + taken)))
             start, left = start + taken, left - taken
@@ -148,30 +168,48 @@ class Batches:
     def _window(self, lane: int, epoch: int, number: int) -> _Window:
         held = self._held.get(lane)
         if held is None or held[0] != (epoch, number):
-            held = ((epoch, number), self._gather(self.order.read_window(epoch, lane, number), epoch))
+            held = ((epoch, number), self._gather(self.order.read_window(epoch, lane, number), lane, epoch, number))
             self._held[lane] = held
         return held[1]
 
-    def _gather(self, rows: Rows, epoch: int) -> _Window:
+    def _read_ahead(self, lane: int, start: int) -> None:
+        """Begin to read the window of sample `start` of a lane, unless samples are decoded already."""
+        if self.dataset.keep:
+            return
+        epoch, number, _ = self.order.locate(lane, start)
+        if lane in self._ahead and self._ahead[lane][0] == (epoch, number):
+            return
+        self._reader = self._reader or ThreadPoolExecutor(1, "reader")
+        rows = self.order.read_window(epoch, lane, number)
+        self._ahead[lane] = (epoch, number), self._reader.submit(self._samples, rows)
+
+    def _gather(self, rows: Rows, lane: int, epoch: int, number: int) -> _Window:
         view = self.view_of_epoch(epoch)
-        n = len(rows.row)
-        shape = self.dataset.manifest.sample.shape
-        x: NDArray[np.generic] | None = None
-        ids, y = np.empty(n, np.uint64), np.empty(n, np.int64)
+        ahead = self._ahead.pop(lane, None)
+        known = ahead is not None and ahead[0] == (epoch, number)
+        samples = ahead[1].result() if ahead is not None and known else self._samples(rows)
+        n = len(samples.y)
         targets: Columns = {}
+        if self.join is not None:
+            for shard, decoded, where, taken in samples.sources:
+                rows_to, rows_from = torch.from_numpy(where), torch.from_numpy(taken)
+                for name, joined in self.join(shard, decoded, view, epoch).items():
+                    targets[name] = columns.place(targets.get(name), n, rows_to, joined[rows_from])
+        return _Window(samples.x, samples.ids, samples.y, np.full(n, view, np.int64), targets)
+
+    def _samples(self, rows: Rows) -> _Samples:
+        n = len(rows.row)
+        spec = self.dataset.manifest.sample
+        x = np.empty((n, *spec.shape), dtype(spec))
+        ids, y = np.empty(n, np.uint64), np.empty(n, np.int64)
+        sources = []
         for number in np.unique(rows.shard):
             where = np.flatnonzero(rows.shard == number)
             taken = rows.row[where]
-            decoded = self.dataset.decoded(int(number))
-            if x is None:
-                x = np.empty((n, *shape), decoded.x.dtype)
-            x[where], ids[where], y[where] = decoded.x[taken], decoded.ids[taken], decoded.y[taken]
-            if self.join is not None:
-                rows_to, rows_from = torch.from_numpy(where), torch.from_numpy(taken)
-                for name, joined in self.join(int(number), decoded, view, epoch).items():
-                    targets[name] = columns.place(targets.get(name), n, rows_to, joined[rows_from])
-        assert x is not None
-        return _Window(x, ids, y, np.full(n, view, np.int64), targets)
+            decoded, first = self.dataset.stretch(int(number), int(taken.min()), int(taken.max()) + 1)
+            x[where], ids[where], y[where] = decoded.x[taken - first], decoded.ids[taken], decoded.y[taken]
+            sources.append((int(number), decoded, where, taken))
+        return _Samples(x, ids, y, sources)
 
 
 class PackedBatches:
@@ -191,6 +229,6 @@ class PackedBatches:
         x, ids, y, view = (np.concatenate(column) for column in columns_of)
         many, each = len(self.members), len(y) // len(self.members)
         seeds = np.repeat(np.array([member.pixels.seed for member in self.members], np.uint64), each)
-        labels = torch.from_numpy(y).to(self.pixels.device, non_blocking=True)
+        labels = _sent(torch.from_numpy(y), self.pixels.device)
         made = self.pixels(x, ids, view, seeds)
         return Batch(x=made.view(many, each, *made.shape[1:]), y=labels.view(many, each))

@@ -1,10 +1,19 @@
-"""A split of a dataset, open for reading: decoded shards, kept in memory while they fit."""
+"""A split of a dataset, open for reading.
 
+One that fits is kept decoded, in memory and beside the dataset. Of a larger one, training reads stretches, each by its range
+of bytes, so that neither memory nor a restart pays for whole shards.
+"""
+
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdscale.data import decoded as kept
-from kdscale.data import shards
+from kdscale.data import index, ranges, shards
+from kdscale.data.index import Index, Places
 from kdscale.data.manifest import Manifest, Shard
 from kdscale.data.shards import Decoded
 from kdscale.errors import UserError
@@ -25,6 +34,8 @@ class Dataset:
         self.keep = kept.fits(self.manifest.sample, self.manifest.samples(split))
         self._cache: OrderedDict[int, Decoded] = OrderedDict()
         self._left = cache_bytes
+        self._lock = threading.Lock()
+        self._indices: dict[int, tuple[Index, NDArray[np.uint64]]] = {}
 
     @property
     def shards(self) -> list[Shard]:
@@ -44,21 +55,51 @@ class Dataset:
         Raises:
             UserError: the shard does not match the manifest or cannot be decoded.
         """
+        with self._lock:  # batches read ahead in another thread
+            return self._decoded(number)
+
+    def _decoded(self, number: int) -> Decoded:
         if number in self._cache:
             self._cache.move_to_end(number)
             return self._cache[number]
         shard = self.shards[number]
+        shards.check_size(url(self.folder, shard), shard)
         decoded = kept.load(self.folder, shard, self.manifest)
         if decoded is None:
-            decoded = shards.decode(url(self.folder, shard), shard, self.manifest.sample, self.classes)
+            places = Places()
+            decoded = shards.decode(url(self.folder, shard), shard, self.manifest.sample, self.classes, places)
             if self.keep:
                 kept.keep(self.folder, shard, decoded)
+            else:
+                index.keep(self.folder, shard, places.index(decoded.keys, decoded.y))
         self._cache[number] = decoded
         self._left -= decoded.x.nbytes
         while self._left < 0 and len(self._cache) > 1:
             _, dropped = self._cache.popitem(last=False)
             self._left += dropped.x.nbytes
         return decoded
+
+    def stretch(self, number: int, first: int, last: int) -> tuple[Decoded, int]:
+        """Shard `number`, of which samples [first, last) at least are there in `x`; and the row that `x` begins with.
+
+        Keys, ids and class numbers are there for the whole shard.
+        """
+        shard = self.shards[number]
+        where = url(self.folder, shard)
+        known = None if self.keep or number in self._cache or not ranges.ranged(where) else self._index(number)
+        if known is None:
+            return self.decoded(number), 0
+        x = shards.decode_stretch(where, shard, self.manifest.sample, known[0], first, last)
+        return Decoded(known[0].keys, known[1], x, known[0].y), first
+
+    def _index(self, number: int) -> tuple[Index, NDArray[np.uint64]] | None:
+        """A shard's index and its samples' ids, if it was read to its end before."""
+        if number not in self._indices:
+            loaded = index.load(self.folder, self.shards[number])
+            if loaded is None or (loaded.y.size and int(loaded.y.max()) >= self.classes):
+                return None
+            self._indices[number] = loaded, shards.ids_of(loaded.keys)
+        return self._indices[number]
 
 
 def url(folder: Path, shard: Shard) -> str:

@@ -72,7 +72,7 @@ def import_dataset(
         if data.source == "shards":
             from kdscale.data.sources import shards as in_place
 
-            manifest = in_place.manifest(data, seed, progress, workers)
+            manifest = in_place.manifest(data, seed, progress, workers, out)
             itself = data.path is not None and Path(data.path).absolute() == out.absolute()
             if not (itself and (out / FILE).exists()):
                 _claim(out, [])

@@ -18,6 +18,8 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
+from kdscale.data import ranges
+from kdscale.data.index import Index, Places, checksum
 from kdscale.data.manifest import SampleSpec, Shard
 from kdscale.errors import UserError
 from kdscale.files import sha256, written_aside
@@ -84,15 +86,19 @@ class Hashing:
         return data
 
 
-def scan(url: str, hashing: Hashing | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+def scan(
+    url: str, hashing: Hashing | None = None, places: Places | None = None, part: bytes | None = None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample of a tar, local or at any URL that WebDataset opens: its key and its members by extension.
 
-    The stream is read to its end, and `hashing` sees all of it.
+    The stream is read to its end, and `hashing` sees all of it; `places` notes where samples lie. `part` is some of the tar's
+    samples, read already.
 
     Raises:
         UserError: the tar cannot be opened, is truncated, or holds the same key twice.
     """
     seen: set[str] = set()
+    places = Places() if places is None else places
     key, members = "", dict[str, bytes]()
 
     def wrap(opened: BinaryIO) -> BinaryIO:
@@ -100,7 +106,7 @@ def scan(url: str, hashing: Hashing | None = None) -> Iterator[tuple[str, dict[s
 
     try:
         with (
-            _open(url) as opened,
+            _open(url) if part is None else io.BytesIO(part) as opened,
             tarfile.open(fileobj=(stream := wrap(opened)), mode="r|", tarinfo=_Header) as tar,
         ):
             for member in tar:
@@ -111,21 +117,23 @@ def scan(url: str, hashing: Hashing | None = None) -> Iterator[tuple[str, dict[s
                     continue
                 if match[1] != key:
                     if members:
-                        yield key, members
+                        yield _noted(key, members, places)
                     key, members = match[1], {}
                     if key in seen:
                         raise UserError(f"{url}: the key {key} is there twice; keys must be unique in a dataset")
                     seen.add(key)
+                    places.starts.append(member.offset)
                 file = tar.extractfile(member)
                 assert file is not None
                 payload = file.read()
                 if len(payload) < member.size:
                     raise tarfile.ReadError("unexpected end of data")
                 members[match[2].lower()] = payload
+                places.passed(member)
             while stream.read(1 << 20):
                 pass
             if members:
-                yield key, members
+                yield _noted(key, members, places)
     except FileNotFoundError:
         raise UserError(f"{url}: there is no such shard; restore it or import the dataset again") from None
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -138,23 +146,59 @@ def scan(url: str, hashing: Hashing | None = None) -> Iterator[tuple[str, dict[s
         ) from None
 
 
-def decode(url: str, shard: Shard, spec: SampleSpec, classes: int) -> Decoded:
-    """Decode a whole shard and check it against the manifest.
+def check_size(url: str, shard: Shard) -> None:
+    """Look at a local tar, which is free, before it is read or what was kept of it is used.
 
     Raises:
-        UserError: the shard is truncated or was changed, a sample does not decode, has another shape, or its label is out of
-            range.
+        UserError: it has another size than the manifest says.
     """
     if "://" not in url and Path(url).exists() and Path(url).stat().st_size != shard.bytes:
         raise UserError(
             f"{url}: the tar has {Path(url).stat().st_size} bytes where the manifest says {shard.bytes} "
             "(truncated or changed); restore it or import the dataset again"
         )
+
+
+def _noted(key: str, members: dict[str, bytes], places: Places) -> tuple[str, dict[str, bytes]]:
+    places.sums.append(checksum(members))
+    return key, members
+
+
+def decode_stretch(
+    url: str, shard: Shard, spec: SampleSpec, index: Index, first: int, last: int
+) -> NDArray[np.generic]:
+    """(last - first, *shape) samples [first, last) of a shard, read by their range of bytes and checked one by one.
+
+    Raises:
+        UserError: they cannot be read, or are not those that the index knows.
+    """
+    x = np.empty((last - first, *spec.shape), dtype(spec))
+    begin, end = int(index.starts[first]), int(index.starts[last])
+    row = first
+    for key, members in scan(url, part=ranges.read(url, begin, end) + bytes(2 * tarfile.BLOCKSIZE)):
+        if row == last or key != index.keys[row] or checksum(members) != int(index.sums[row]):
+            raise UserError(f"{url}: changed since it was imported; restore it or import the dataset again")
+        extension = payload_extension(url, key, members)
+        x[row - first] = decode_payload(f"{url}: {key}", extension, members[extension], spec)
+        row += 1
+    if row < last:
+        raise UserError(f"{url}: changed since it was imported; restore it or import the dataset again")
+    return x
+
+
+def decode(url: str, shard: Shard, spec: SampleSpec, classes: int, places: Places | None = None) -> Decoded:
+    """Decode a whole shard and check it against the manifest; `places` notes where its samples lie.
+
+    Raises:
+        UserError: the shard is truncated or was changed, a sample does not decode, has another shape, or its label is out of
+            range.
+    """
+    check_size(url, shard)
     keys: list[str] = []
     x = np.empty((shard.samples, *spec.shape), dtype(spec))
     y = np.empty(shard.samples, np.int64)
     hashing = Hashing()
-    for row, (key, members) in enumerate(scan(url, hashing)):
+    for row, (key, members) in enumerate(scan(url, hashing, places)):
         if row == shard.samples:
             raise UserError(f"{url}: more samples than the {shard.samples} of the manifest; import the dataset again")
         extension = payload_extension(url, key, members)

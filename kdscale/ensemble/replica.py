@@ -6,7 +6,7 @@ way change nothing.
 
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -46,7 +46,7 @@ class Member:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        name = self.fingerprint[:12] + (f"-world-{self.ranks}" if self.ranks else "")
+        name = self.fingerprint[:12] + ("-ranks" if self.ranks else "")
         return Checkpoints(self.folder / "checkpoints" / name)
 
 
@@ -65,8 +65,14 @@ class Failed(RunFailure):
         return made
 
 
-Result = str | Failed
+class PutBack:
+    """A member that is saved and goes on in a smaller pack."""
+
+
+Result = str | Failed | PutBack
 """The sha256 of a member's weights, or why it has none."""
+DIVIDE = ".divide"
+"""In the folder of a pack's first member: asks the pack to end, so that it may go on as several."""
 
 
 def train_members(
@@ -77,7 +83,8 @@ def train_members(
     What a model raises is a result like any other: it is that of all that took their steps together, and others go on.
 
     Members that were left at different steps, by a kill or because they were trained otherwise before, go on in packs of those
-    that were left at the same. Once the file `stop` is there, the states are saved and the replica ends.
+    that were left at the same. Once the file `stop` is there, the states are saved and the replica ends; the file `DIVIDE` in
+    the first member's folder does the same and leaves those that are not finished `PutBack`.
 
     Raises:
         Stopped: asked to stop; the states are saved.
@@ -92,11 +99,19 @@ def train_members(
                 results[member.seed] = done
             else:
                 remove_temporaries(member.folder)
+        divide = members[0].folder / DIVIDE
+        divide.unlink(missing_ok=True)
         if left := [member for member in members if member.seed not in results]:
             dataset = Dataset(dataset_folder, "train")
             for pack in packs(left, len(left)):
-                results |= _train(pack, stop, recipe, dataset, gpus)
-    return results
+                try:
+                    results |= _train(pack, lambda: stop.exists() or divide.exists(), recipe, dataset, gpus)
+                except Stopped:
+                    if stop.exists():
+                        raise
+                    break
+        divide.unlink(missing_ok=True)
+    return {member.seed: results.get(member.seed) or PutBack() for member in members}
 
 
 def packs(members: Sequence[Member], most: int, least: int = 1) -> list[list[Member]]:
@@ -114,7 +129,9 @@ def packs(members: Sequence[Member], most: int, least: int = 1) -> list[list[Mem
     return made
 
 
-def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset, gpus: float) -> dict[int, Result]:
+def _train(
+    pack: Sequence[Member], should_stop: Callable[[], bool], recipe: Recipe, dataset: Dataset, gpus: float
+) -> dict[int, Result]:
     """Train members that have the same number of steps behind them."""
     teachers = recipe.teachers
     device = use_device(teachers.cpus, gpus)
@@ -145,7 +162,7 @@ def _train(pack: Sequence[Member], stop: Path, recipe: Recipe, dataset: Dataset,
             objectives.hard,
             plan,
             jobs,
-            stop.exists,
+            should_stop,
         )
     except Stopped:
         raise

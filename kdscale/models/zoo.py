@@ -19,6 +19,7 @@ from kdscale.models.convnet import convnet
 from kdscale.models.mixture import mixture
 from kdscale.models.mlp import mlp
 from kdscale.models.resnet import resnet, wide_resnet
+from kdscale.models.specialist import specialist
 from kdscale.recipe import ModelSpec
 
 Factory = Callable[..., nn.Module]
@@ -30,6 +31,7 @@ ZOO: dict[str, Factory] = {
     "wide_resnet": wide_resnet,
     "average": average,
     "mixture": mixture,
+    "specialist": specialist,
 }
 
 

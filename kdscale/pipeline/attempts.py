@@ -9,6 +9,8 @@ What counts:
 - A loss that is no longer finite is not tried again: the steps are a function of the seed.
 - What is wrong with the data stops every member, and ends the command at once.
 
+A pack that was asked to divide (`sharing`) goes on in halves, which counts as nothing.
+
 Members of a pack fail together, whoever raised. After a crash they go on as they were; after an exception, and before their
 last retry, each goes on alone, so that those that are innocent finish.
 """
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kdscale.ensemble.replica import Failed, Member, Result
+from kdscale.ensemble.replica import Failed, Member, PutBack, Result
 from kdscale.errors import NotFinite, RunFailure, UserError, in_a_line
 from kdscale.files import write_text
 from kdscale.tracking import status
@@ -44,6 +46,8 @@ class Attempts:
         self._left: dict[int, int] = {}
         self._steps: dict[int, int] = {}
         self.given_up: dict[int, Failed] = {}
+        self.out: list[Pack] = []
+        """Packs that are queued or running."""
 
     def begin(self, packs: Iterable[Pack]) -> None:
         for pack in packs:
@@ -53,6 +57,12 @@ class Attempts:
 
     def ended(self, pack: Pack, results: dict[int, Result]) -> None:
         """A pack's process came to its end."""
+        self._back(pack)
+        divided = [member for member in pack if isinstance(results[member.seed], PutBack)]
+        half = (len(divided) + 1) // 2
+        for part in (divided[:half], divided[half:]):
+            if part:
+                self._start(part, first=True)
         again = []
         for member in pack:
             result = results[member.seed]
@@ -60,7 +70,7 @@ class Attempts:
                 with suppress(FileNotFoundError):
                     (member.folder / ERROR).unlink()
                 self._finished(member.seed, result)
-            elif self._may_retry(member, result):
+            elif isinstance(result, Failed) and self._may_retry(member, result):
                 again.append(member)
         for member in again:
             self._start([member], first=True)
@@ -73,6 +83,7 @@ class Attempts:
         """
         from kdscale import cluster
 
+        self._back(pack)
         cause = cluster.cause_of(error)
         if isinstance(cause, UserError):
             raise cause
@@ -102,7 +113,11 @@ class Attempts:
             f"{run / 'teachers'}/seed-*/{ERROR}"
         )
 
+    def _back(self, pack: Pack) -> None:
+        self.out = [other for other in self.out if list(other) != list(pack)]
+
     def _start(self, pack: Pack, first: bool) -> None:
+        self.out.append(pack)
         for member in pack:
             self._steps[member.seed] = member.checkpoints.step
             status.note(member.folder, "queued", stage="teachers", job=f"seed-{member.seed}", seed=member.seed)

@@ -16,7 +16,7 @@ from kdscale.logits.dense import Dense
 from kdscale.logits.records import Slot, StoreInfo
 from kdscale.logits.rows import Logits
 from kdscale.logits.store import Store
-from kdscale.pipeline import joint, logits, speed, student, teachers
+from kdscale.pipeline import joint, logits, specialists, speed, student, teachers, unified
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking.metrics import merge
@@ -47,6 +47,8 @@ class Trained:
     spec: ModelSpec
     like_teachers: bool = False
     """Whether it needs what a teacher needs."""
+    together: int | None = None
+    """Of a generalist with its specialists: its seed. `folder` and `spec` are then the generalist's."""
 
     @property
     def member(self) -> str:
@@ -66,7 +68,24 @@ def models(run: Run) -> list[Trained]:
         members.append(
             Trained(student.job_name(job), run.folder / student.job_folder(run, job), checksum, spec, jointly)
         )
-    return members
+    return [*members, *_beyond_students(run)]
+
+
+def _beyond_students(run: Run) -> list[Trained]:
+    """Each generalist with its specialists, and the single networks that are compared with them."""
+    recipe = run.recipe
+    if not recipe.specialists.count:
+        return []
+    found = []
+    for seed in recipe.student.seeds:
+        of = specialists.generalist(run, seed)
+        if (checksum := unified.checksum(run, seed)) is not None:
+            at, spec = run.folder / student.job_folder(run, of), student.model(recipe, of[0])
+            found.append(Trained(f"{specialists.NAME}-seed-{seed}", at, checksum, spec, together=seed))
+    for job, checksum in unified.finished_jobs(run).items():
+        at = run.folder / student.job_folder(run, job)
+        found.append(Trained(student.job_name(job), at, checksum, unified.model(recipe, job[0])))
+    return found
 
 
 def splits(run: Run) -> list[str]:
@@ -89,11 +108,24 @@ def fingerprint(run: Run) -> str:
             "models": [
                 *(teachers.fingerprint(run, seed) for seed in recipe.teachers.seeds),
                 *(student.fingerprint(run, job) for job in student.jobs(run)),
+                *_specialists_fingerprints(run),
             ],
             "evaluate": recipe.evaluate.model_dump(),
             "fusion": [recipe.fusion.rule, recipe.fused_seeds, logits.weights(recipe)],
         }
     )
+
+
+def _specialists_fingerprints(run: Run) -> list[str]:
+    if not run.recipe.specialists.count:
+        return []
+    trained = student.finished_jobs(run)
+    of = {seed: trained.get(specialists.generalist(run, seed)) for seed in run.recipe.student.seeds}
+    numbers = range(run.recipe.specialists.count)
+    each = [
+        specialists.of_specialist(run, seed, number, checksum) for seed, checksum in of.items() for number in numbers
+    ]
+    return [*each, str(run.recipe.specialists.active), *(unified.fingerprint(run, job) for job in unified.jobs(run))]
 
 
 def missing(run: Run) -> list[str]:
@@ -147,7 +179,8 @@ def work(run: Run, bars: Bars) -> None:
         results["speed"] = speeds
     results["seconds"] = {**run.seconds(), NAME: round(time.monotonic() - start, 3)}
     _keep_earlier(run)
-    sources = [model.folder / METRICS for model in every]
+    sources = [model.folder / METRICS for model in every if model.together is None]
+    sources += [path / METRICS for path in specialists.folders(run)]
     merge(run.folder, sources, run.folder / METRICS)
     log_results(recipe.tracking.wandb, run.folder, recipe.name, results["fingerprint"], results["splits"])
     write_json(run.folder / RESULTS, results)  # last: from here on the stage is done
@@ -187,13 +220,17 @@ def _speed(run: Run, every: list[Trained]) -> dict[str, Any] | None:
 
 def predict(folder: Path, recipe: Recipe, model: Trained, needs: "Needs") -> str:
     """On a worker: label the splits by one model."""
-    from kdscale.logits.producer import label_shard
+    from kdscale.logits.producer import Predict, label_shard
     from kdscale.pipeline import workers
     from kdscale.training.engine import use_device
 
     run = Run(folder, recipe)
     device = use_device(needs.cpus, needs.gpus)
-    predictor = workers.predictor(model.folder, model.checksum, model.spec, run.manifest, device)
+    predictor: Predict
+    if model.together is not None:
+        predictor = unified.together(run, model.together, device)
+    else:
+        predictor = workers.predictor(model.folder, model.checksum, model.spec, run.manifest, device)
     pixels = workers.shared_pixels(run, device)
     for split in splits(run):
         store = Store.open(folder / store_name(split), run.manifest.fingerprint, split)
@@ -205,9 +242,12 @@ def predict(folder: Path, recipe: Recipe, model: Trained, needs: "Needs") -> str
 
 def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
     """The results, but for the seconds: a function of the models and the splits alone."""
-    from kdscale.pipeline import measuring
+    from kdscale.pipeline import gains, measuring
 
     read = {split: labelled(run, split, every) for split in splits(run)}
+    of_test = measuring.measure(run.recipe, read[TEST], read.get(VALIDATION))
+    if run.recipe.specialists.count:
+        of_test["gains"] = gains.measure(run, read[TEST])
     return {
         "recipe": run.recipe.model_dump(mode="json"),
         "fingerprint": fingerprint(run),
@@ -216,7 +256,7 @@ def measure(run: Run, every: list[Trained]) -> dict[str, Any]:
             "classes": run.manifest.classes,
             "samples": {split: run.manifest.samples(split) for split in run.manifest.splits},
         },
-        "splits": {TEST: measuring.measure(run.recipe, read[TEST], read.get(VALIDATION))},
+        "splits": {TEST: of_test},
         "models": _sizes(run, every),
     }
 
@@ -253,6 +293,8 @@ def _sizes(run: Run, every: list[Trained]) -> dict[str, Any]:
         sizes[name] = {"name": spec.name, "parameters": count, "bytes": 4 * count}
     members = run.recipe.teachers.count
     sizes["ensemble"] = {k: members * sizes["teacher"][k] for k in ("parameters", "bytes")}
+    if run.recipe.specialists.count:
+        sizes |= unified.sizes(run)
     if networks := run.recipe.joint.networks:
         sizes[joint.KIND] = {"name": "average", **{k: networks * sizes["teacher"][k] for k in ("parameters", "bytes")}}
     return sizes

@@ -48,7 +48,7 @@ def queue(run: Run, todo: dict[int, Path], tick: "Callable[[], None]", done: "Ca
         for seed, result in results.items():
             if isinstance(result, RunFailure):
                 tasks.failures[f"{KIND}-seed-{seed}"] = result
-            else:
+            elif isinstance(result, str):
                 done(seed, result)
 
     for seed, folder in todo.items():

@@ -55,13 +55,14 @@ def measure(recipe: Recipe, test: Labelled, validation: Labelled | None) -> dict
     for kind, seeds in {
         **dict.fromkeys(("student", "control"), recipe.student.seeds),
         "joint": recipe.joint.seeds,
+        **dict.fromkeys(("specialists", "distilled", "mixture"), recipe.student.seeds),
     }.items():
         names = {seed: f"{kind}-seed-{seed}" for seed in seeds if f"{kind}-seed-{seed}" in test.z}
         runs = [{"seed": seed, **of_test.model(name)} for seed, name in names.items()]
         if runs:
             shown[kind] = metrics.softmax(test.z[f"{kind}-seed-{runs[0]['seed']}"])
             split[kind] = {**_means(runs), "runs": runs}
-        if len(runs) > 1 and kind != "joint":
+        if len(runs) > 1 and kind in ("student", "control"):
             split[f"{kind}_ensemble"] = {"members": len(runs), **of_test.fused(list(names.values()))}
     if "joint" in split:
         split["joint"]["networks"] = recipe.joint.networks

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.data.manifest import FILE
-from kdscale.pipeline import data, evaluate, logits, report, student, teachers
+from kdscale.pipeline import data, evaluate, logits, report, specialists, student, teachers
 from kdscale.pipeline.run import Run, has_driver, load_recipe
 from kdscale.tracking import status
 from kdscale.training.done import DONE
@@ -22,7 +22,7 @@ def overview(folder: Path) -> dict[str, Any]:
     """
     run = Run(folder, load_recipe(folder))
     imported = (run.dataset / FILE).exists() and not data.missing(run)
-    jobs = [*_members(run), *_students(run)]
+    jobs = [*_members(run), *_students(run), *_specialists(run)]
     return {
         "run": str(folder),
         "name": run.recipe.name,
@@ -41,6 +41,7 @@ def _stages(run: Run) -> dict[str, dict[str, int]]:
             run.recipe.teachers.count * len(run.manifest.splits[logits.SPLIT]) * run.recipe.logits.views,
         ),
         "student": (student, len(student.jobs(run))),
+        **({"specialists": (specialists, specialists.total(run))} if run.recipe.specialists.count else {}),
         "evaluate": (evaluate, 1),
         "report": (report, 1),
     }
@@ -66,6 +67,12 @@ def _members(run: Run) -> list[dict[str, Any]]:
 def _students(run: Run) -> list[dict[str, Any]]:
     driven = has_driver(run.folder)
     known = [(folder, status.read(folder)) for folder in sorted(run.folder.glob("students/*"))]
+    return [_job(folder, state, driven) for folder, state in known if state]
+
+
+def _specialists(run: Run) -> list[dict[str, Any]]:
+    driven = has_driver(run.folder)
+    known = [(folder, status.read(folder)) for folder in specialists.folders(run)]
     return [_job(folder, state, driven) for folder, state in known if state]
 
 

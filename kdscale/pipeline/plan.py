@@ -11,14 +11,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdscale.data.manifest import FILE, Manifest
-from kdscale.data.sources import open_source
-from kdscale.pipeline import data, evaluate, joint, logits, packs, report, student, teachers
+from kdscale.data.sources import open_source, shards
+from kdscale.pipeline import data, evaluate, joint, logits, packs, report, specialists, student, teachers, unified
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Training
 
 EFFICIENCY = 0.35
 """Part of the measured speed that training small networks reaches."""
-START = {"data": 1.0, "teachers": 8.0, "logits": 0.0, "student": 6.0, "evaluate": 2.0, "report": 0.0}
+START = {
+    "data": 1.0,
+    "teachers": 8.0,
+    "logits": 0.0,
+    "student": 6.0,
+    "specialists": 2.0,
+    "evaluate": 2.0,
+    "report": 0.0,
+}
 """Seconds until a stage's first step, as seen on two cores: Ray's start and the imports of torch and DeepSpeed."""
 STEP, STEP_OF_RANKS = 0.001, 0.007
 """Seconds of a step that are not arithmetic: alone, and with several ranks over gloo."""
@@ -65,13 +73,14 @@ def make(run: Run, cores: int) -> Plan:
     """Plan a run; nothing is written and no Ray is started."""
     import torch
 
-    from kdscale.training.deepspeed_engine import merged_config
+    from kdscale.training.deepspeed_config import merged_config
 
     recipe = run.recipe
     found = _imported(run) or _unimported(run)
     whole = (run.dataset / FILE).exists() and not data.missing(run)
     if found is None:
-        return Plan([Step(stage, 1, 0, "stage", None) for stage in ("data", "teachers", "logits", "student")], None)
+        known = ["data", "teachers", "logits", "student", *(["specialists"] if recipe.specialists.count else [])]
+        return Plan([Step(stage, 1, 0, "stage", None) for stage in known], None)
     data.check_views(recipe, found.kind)
     jobs = len(student.jobs(run))
     jointly = len(recipe.joint.seeds) if recipe.joint.networks else 0
@@ -82,6 +91,7 @@ def make(run: Run, cores: int) -> Plan:
         "logits": len(logits.missing(run)) if whole else blocks,
         "student": len(student.missing(run)) if whole else jobs,
         "joint": sum(name.startswith(joint.KIND) for name in student.missing(run)) if whole else jointly,
+        "specialists": len(specialists.missing(run)) if whole else specialists.total(run),
         "evaluate": len(evaluate.missing(run)) if whole else 1,
     }
     left["report"] = len(report.missing(run)) if not left["evaluate"] else 1
@@ -106,11 +116,17 @@ def make(run: Run, cores: int) -> Plan:
         "student": _training(recipe.student, found, pupil / ranks, STEP if ranks == 1 else STEP_OF_RANKS)
         * math.ceil((left["student"] - left["joint"]) / groups)
         + _training(recipe.teachers, found, average, STEP) * math.ceil(left["joint"] / at_once),
+        "specialists": _specialists(run, found, pupil, left["specialists"], cores, groups)
+        if left["specialists"]
+        else 0.0,
         "evaluate": left["evaluate"] * sum(passes) * (found.test + found.validation) / at_once,
         "report": left["report"] * 2.0,
     }
     totals = {"data": (1, "import"), "teachers": (recipe.teachers.count, "members"), "logits": (blocks, "blocks")}
-    totals |= {"student": (jobs, "students and controls"), "evaluate": (1, "table"), "report": (1, "page")}
+    totals |= {"student": (jobs, "students and controls")}
+    if recipe.specialists.count:
+        totals |= {"specialists": (specialists.total(run), "specialists")}
+    totals |= {"evaluate": (1, "table"), "report": (1, "page")}
     steps = [
         Step(stage, left[stage], total - left[stage], unit, round(seconds[stage] + START[stage] * bool(left[stage]), 1))
         for stage, (total, unit) in totals.items()
@@ -125,9 +141,10 @@ def make(run: Run, cores: int) -> Plan:
 
 
 def _imported(run: Run) -> _Dataset | None:
-    if not (run.dataset / FILE).exists():
-        return None
-    manifest: Manifest = run.manifest
+    return _described(run.manifest) if (run.dataset / FILE).exists() else None
+
+
+def _described(manifest: Manifest) -> _Dataset:
     return _Dataset(
         manifest.sample.kind,
         manifest.sample.shape,
@@ -142,7 +159,8 @@ def _imported(run: Run) -> _Dataset | None:
 def _unimported(run: Run) -> _Dataset | None:
     recipe = run.recipe.data
     if recipe.source == "shards":
-        return None
+        manifest = shards.ready(recipe)
+        return None if manifest is None else _described(manifest)
     source = open_source(recipe.source, recipe.path, recipe.options, recipe.image_size)
     total = len(source.labels)
     named = source.splits
@@ -183,6 +201,23 @@ def _part(share: float, total: int) -> int:
 def _training(settings: Training, found: _Dataset, seconds_a_sample: float, seconds_a_step: float) -> float:
     samples = settings.epochs * found.train
     return samples * 3 * seconds_a_sample + samples / settings.batch_size * seconds_a_step
+
+
+def _specialists(run: Run, found: _Dataset, pupil: float, left: int, cores: int, groups: int) -> float:
+    """Seconds of the specialists that are left, and of the networks made of them."""
+    recipe, asked = run.recipe, run.recipe.specialists
+    own = min(1.0, asked.classes / found.classes) * found.train / asked.share
+    samples = asked.epochs * own
+    one = samples * 3 * pupil + samples / asked.batch_size * STEP
+    each = min(left, asked.count * len(recipe.student.seeds))
+    seconds = one * math.ceil(each / max(1, cores // asked.cpus))
+    if asked.distil:
+        seconds += _training(recipe.student, found, pupil, STEP) * math.ceil(len(recipe.student.seeds) / groups)
+    if asked.mixture:
+        settings = unified.derived(recipe, found.classes).student
+        times = (1 + asked.count) * math.ceil(len(recipe.student.seeds) / groups)
+        seconds += _training(settings, found, pupil, STEP) * times
+    return seconds
 
 
 def _operations(spec: ModelSpec, found: _Dataset) -> float:

@@ -26,6 +26,7 @@ from kdscale.recipe import Student, Teachers
 from kdscale.seeds import derive
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status, stop_file
+from kdscale.training.best import Best
 from kdscale.training.checkpoints import Checkpoints
 from kdscale.training.deepspeed_engine import DeepSpeedEngine
 from kdscale.training.done import finished
@@ -33,6 +34,7 @@ from kdscale.training.engine import use_device
 from kdscale.training.finished import commit_weights
 from kdscale.training.fit import Job, Plan, fit
 from kdscale.training.objectives import Objective
+from kdscale.training.signals import asked_to_stop
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,12 @@ def train_on_ranks(
         device = use_device(settings.cpus, gpus)
         dataset = workers.dataset(run, "train")
         shape = run.manifest.sample.shape
-        engine = DeepSpeedEngine(
-            zoo.build(settings.model, shape, dataset.classes, task.draws("weights")), settings, device
-        )
         order = Order(dataset.sizes, task.draws("order"), settings.batch_size, recipe.data.lanes, recipe.data.window)
         own = order.lanes // world
         plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
+        engine = DeepSpeedEngine(
+            zoo.build(settings.model, shape, dataset.classes, task.draws("weights")), settings, device, plan.steps
+        )
         lessons = learn(dataset, device, rank, plan.steps)
         lanes = range(rank * own, (rank + 1) * own)
         batches = lessons.changed(Batches(dataset, order, lessons.pixels, lessons.view, lanes, lessons.join))
@@ -118,11 +120,22 @@ def train_on_ranks(
             )
 
         job = Job(task.draws("steps"), checkpoints, tracker, report)
-        fit(engine, batches, lessons.objective, plan, [job], stop_file(run.folder).exists)
-        weights = engine.weights()
+        best: Best | None = None
+        if isinstance(settings, Student) and settings.keep == "best":
+            aside = checkpoints.folder.with_name(f"{checkpoints.folder.name}-best")
+            validation = workers.dataset(run, "validation")
+            best = Best(aside, validation, lessons.pixels, plan.steps_per_epoch, plan.steps)
+            dist.barrier()  # all have read it
+        with asked_to_stop() as asked:
+            stop = stop_file(run.folder)
+            fit(engine, batches, lessons.objective, plan, [job], lambda: asked() or stop.exists(), best)
+        weights = engine.weights() if best is None else {}
         checksum = ""
         if rank == 0:
-            checksum = commit_weights(folder, task.kept(weights), task.fingerprint, **task.facts, seed=task.seed)
+            facts = {**task.facts, "seed": task.seed}
+            if best is not None:
+                weights, facts["best"] = best.weights()
+            checksum = commit_weights(folder, task.kept(weights), task.fingerprint, **facts)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             report.update(state="done", step=plan.steps)
         dist.barrier()

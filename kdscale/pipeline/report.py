@@ -6,7 +6,7 @@ from kdscale.pipeline.run import MARK, Run
 from kdscale.tracking.progress import Bars
 
 PAGE = "report/index.html"
-VERSION = 2
+VERSION = 3
 """Of what is drawn: a page of another version is made again."""
 
 

@@ -6,6 +6,7 @@
     RUN/teachers/pack.json     how many members share a process, and why
     RUN/logits/                the logit store of the training split
     RUN/students/student-seed-0/, RUN/students/control-seed-0/, RUN/students/joint-seed-0/
+    RUN/specialists/seed-0/    class sets of the generalist of that seed, and a folder for each specialist
     RUN/evaluate/              logits of every model on the test split
     RUN/evaluate-validation/   the same on the validation split
     RUN/features/, RUN/features-validation/, RUN/fusion.json    what `kdscale evaluate --fusion` asked for
@@ -49,7 +50,7 @@ trained again for another number of ranks.
 GROWS = frozenset({"count"})
 """Fields of teachers that add members and leave those that are there as they are."""
 FREE = (
-    *("logits.", "fusion.", "student.", "joint.", "evaluate.", "tracking.", "cluster.", "data.views."),
+    *("logits.", "fusion.", "student.", "joint.", "specialists.", "evaluate.", "tracking.", "cluster.", "data.views."),
     *(f"teachers.{field}:" for field in HOW_ONLY | GROWS),
 )
 """What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""

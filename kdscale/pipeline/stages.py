@@ -5,8 +5,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
+from kdscale.errors import UserError
 from kdscale.files import digest
-from kdscale.pipeline import data, evaluate, joint, logits, packs, report, student, teachers
+from kdscale.pipeline import data, evaluate, joint, logits, packs, report, specialists, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -14,12 +15,13 @@ from kdscale.tracking.status import stop_file
 if TYPE_CHECKING:
     from kdscale import cluster
 
-STAGES = ("data", "teachers", "logits", "student", "evaluate", "report")
+STAGES = ("data", "teachers", "logits", "student", "specialists", "evaluate", "report")
 MODULES = {
     "data": data,
     "teachers": teachers,
     "logits": logits,
     "student": student,
+    "specialists": specialists,
     "evaluate": evaluate,
     "report": report,
 }
@@ -45,6 +47,10 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             if stage == "student":
                 for job in student.jobs(run):
                     run.take_back(student.job_folder(run, job), student.fingerprint(run, job))
+            if stage == "specialists":
+                if not run.recipe.specialists.count:
+                    continue
+                specialists.take_back(run)
             todo = MODULES[stage].missing(run)
             if not todo:
                 bars.say(f"{stage}: done before")
@@ -97,9 +103,13 @@ def preflight(run: Run) -> None:
     """
     from kdscale import cluster
     from kdscale.models import zoo
-    from kdscale.training.deepspeed_engine import merged_config
+    from kdscale.training.deepspeed_config import merged_config
 
     logits.check_room(run)
+    if run.recipe.student.keep == "best" and not run.manifest.splits.get("validation"):
+        raise UserError(
+            "student.keep: best is found on the validation split, and there is none; set data.validation above 0"
+        )
     recipe, needs = student.placed(run.recipe)
     merged_config(recipe.student, "cuda" if needs.gpus else "cpu")
     placed, teacher = teachers.placed(recipe)
@@ -124,6 +134,8 @@ def identity(run: Run, stage: str) -> str:
             return digest([teachers.fingerprint(run, seed) for seed in run.recipe.teachers.seeds])
         case "student":
             return digest([student.fingerprint(run, job) for job in student.jobs(run)])
+        case "specialists":
+            return digest([specialists.fingerprint(run, seed, None) for seed in run.recipe.student.seeds])
         case "data":
             return data.fingerprint(run)
         case "logits":

@@ -15,6 +15,7 @@ from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
+from kdscale.training.deepspeed_config import what_counts
 from kdscale.training.done import finished
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ SOFT_ONLY = {
     "quorum",
 }
 """Fields that a control does not depend on."""
-ADDED = ("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold")
+ADDED = (
+    *("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold"),
+    "keep",
+)
 """Fields that came later: at their defaults they leave a student's fingerprint what it was."""
 
 Job = tuple[str, int]
@@ -87,7 +91,10 @@ def fingerprint(run: Run, job: Job) -> str:
         "kind": kind,
         "seed": seed,
         "dataset": run.manifest.fingerprint,
-        "student": recipe.student.model_dump(mode="json", exclude=ignored | _at_default(recipe)),
+        "student": {
+            **recipe.student.model_dump(mode="json", exclude=ignored | _at_default(recipe)),
+            "deepspeed": what_counts(recipe.student.deepspeed),
+        },
         "data": recipe.data.model_dump(mode="json", include={"lanes", "window", "normalize"}),
         "views": [recipe.logits.views, recipe.data.views.model_dump(), recipe.seed] if recipe.logits.views > 1 else 1,
     }
@@ -175,19 +182,25 @@ def work_jointly(run: Run, bars: Bars) -> None:
     tick()
 
 
-def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]]:
-    """A queue for the students and controls that are missing, and for each what submits it."""
+def queue(run: Run, bars: Bars, asked: dict[Job, str] | None = None) -> tuple["Groups", dict[Job, Callable[[], None]]]:
+    """A queue for the students and controls that are missing, and for each what submits it.
+
+    Args:
+        asked: other jobs instead, and their fingerprints.
+    """
     from kdscale import cluster
     from kdscale.pipeline.student_rank import train_student
 
     recipe, needs = placed(run.recipe)
     student = recipe.student
-    done = finished_jobs(run)
-    todo = [job for job in jobs(run) if job not in done and job[0] != joint.KIND]
-    folders = {job: run.claim(job_folder(run, job), fingerprint(run, job)) for job in todo}
+    done = finished_jobs(run) if asked is None else {}
+    marks = {job: fingerprint(run, job) for job in jobs(run) if job not in done and job[0] != joint.KIND}
+    marks = marks if asked is None else asked
+    folders = {job: run.claim(job_folder(run, job), mark) for job, mark in marks.items()}
+    total = len(jobs(run)) if asked is None else len(asked)
 
     def tick() -> None:
-        bars.show("students", len(done), len(jobs(run)))
+        bars.show("students", len(done), total)
         for job, folder in folders.items():
             teachers.show_job(bars, f"  {job_name(job)}", status.read(folder), job in done)
 
@@ -208,10 +221,10 @@ def queue(run: Run, bars: Bars) -> tuple["Groups", dict[Job, Callable[[], None]]
             recipe,
             job,
             folders[job],
-            fingerprint(run, job),
+            marks[job],
             needs.gpus,
             needs=needs,
             done=finish(job),
         )
 
-    return groups, {job: partial(submit, job) for job in todo}
+    return groups, {job: partial(submit, job) for job in marks}

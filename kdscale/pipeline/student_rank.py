@@ -19,7 +19,7 @@ from kdscale.ensemble.targets import Targets
 from kdscale.files import read_json, write_json
 from kdscale.logits.commits import Listing
 from kdscale.models import heads
-from kdscale.pipeline import logits, student, teachers, workers
+from kdscale.pipeline import logits, student, teachers, unified, workers
 from kdscale.pipeline.ranks import Assignment, Lessons, Stream, train_on_ranks
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
@@ -41,7 +41,7 @@ def train_student(
     """On every rank of a group: train one student or control; the sha256 of its weights.
 
     Args:
-        job: ("student" or "control", seed).
+        job: ("student", "control", "distilled" or "mixture", seed); the recipe is a mixture's own.
     """
     kind, seed = job
     run, settings = Run(folder, recipe), recipe.student
@@ -60,24 +60,25 @@ def train_student(
         def mixed(batches: Stream) -> Stream:
             return mixing(batches, settings.mixup, task.draws("mixup"), rank) if settings.mixup else batches
 
-        if kind == "control":
+        if kind in ("control", unified.MIXTURE):
             plain = not (settings.label_smoothing or settings.mixup)
             objective = objectives.hard if plain else objectives.labelled(settings.label_smoothing)
             return Lessons(objective, pixels, lambda epoch: epoch % views, changed=mixed)
-        targets = soft_targets(run, job_folder, rank)
+        targets = soft_targets(run, job_folder, rank) if kind == "student" else joint_targets(run, seed)
 
         def join(number: int, decoded: Decoded, view: int, epoch: int) -> Columns:
             return targets.shard(dataset.shards[number].name, decoded.keys, view, epoch)
 
-        return Lessons(soft_objective(recipe, steps), pixels, lambda epoch: epoch % views, join, mixed)
+        match = settings.match if kind == "student" else "mean_target"
+        return Lessons(soft_objective(recipe, steps, match), pixels, lambda epoch: epoch % views, join, mixed)
 
-    checkpoints = Checkpoints(job_folder / "checkpoints" / f"{fingerprint[:12]}-world-{dist.get_world_size()}")
+    checkpoints = Checkpoints(job_folder / "checkpoints" / fingerprint[:12])
     trained = settings.model_copy(update={"model": student.trained_model(recipe, kind)})
     return train_on_ranks(run, trained, gpus, task, checkpoints, learn)
 
 
-def soft_objective(recipe: Recipe, steps: int) -> objectives.Objective:
-    """What a student minimises, as its recipe says."""
+def soft_objective(recipe: Recipe, steps: int, match: str) -> objectives.Objective:
+    """What a student minimises, as its recipe says; `match` is `student.match` or stands in its place."""
     settings = recipe.student
     first, last, course = settings.temperature, settings.temperature_end, settings.temperature_schedule
 
@@ -87,9 +88,9 @@ def soft_objective(recipe: Recipe, steps: int) -> objectives.Objective:
     soft_weight, hard_weight = settings.weights
     temperature = first if course == "constant" else of_step
     rest = (temperature, hard_weight, soft_weight, settings.divergence, settings.label_smoothing)
-    if settings.match == "mimic_all":
+    if match == "mimic_all":
         return objectives.mimic_all(student.head_weights(recipe), *rest)
-    return objectives.distillation(*rest, each=settings.match == "mean_loss")
+    return objectives.distillation(*rest, each=match == "mean_loss")
 
 
 def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
@@ -100,9 +101,10 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     """
     recipe, settings = run.recipe, run.recipe.student
     store = logits.open_store(run)
+    name = store.name.removeprefix(f"{run.folder}/")  # a run directory may be moved
     path = job_folder / "reads.json"
     if rank == 0:
-        if read_json(path) is not None and not _still_holds(run, job_folder, store.name):
+        if read_json(path) is not None and not _still_holds(run, job_folder, name):
             for folder in ("members", "checkpoints"):  # of members that were trained anew since, or another store
                 shutil.rmtree(job_folder / folder, ignore_errors=True)
             path.unlink()
@@ -110,7 +112,7 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
             there = store.listing()
             whole = _is_whole(run, there)
             parts = [dataclasses.asdict(part) for part in _cover(run, there)] if whole else []
-            made = {"store": store.name, "live": not whole, "members": logits.ensemble(run), "parts": parts}
+            made = {"store": name, "live": not whole, "members": logits.ensemble(run), "parts": parts}
             write_json(path, made)
     dist.barrier()
     reads: dict[str, Any] = read_json(path) or {}
@@ -135,6 +137,14 @@ def soft_targets(run: Run, job_folder: Path, rank: int) -> Targets:
     return Targets(
         store, _temperature(recipe), weights=weights, rule=recipe.fusion.rule, live=live, apart=_apart(recipe)
     )
+
+
+def joint_targets(run: Run, seed: int) -> Targets:
+    """What generalist and specialists say together, from the store."""
+    checksum = unified.checksum(run, seed)
+    assert checksum is not None, "all specialists are trained by now"
+    part = Part(unified.member_name(seed, checksum), checksum)
+    return Targets(logits.open_store(run), _temperature(run.recipe), parts=[part])
 
 
 def _temperature(recipe: Recipe) -> float | None:

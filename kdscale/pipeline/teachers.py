@@ -66,6 +66,7 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
     from kdscale import cluster
     from kdscale.ensemble.replica import Member, Result, packs, train_members
     from kdscale.pipeline.attempts import Attempts
+    from kdscale.pipeline.sharing import Sharing
     from kdscale.pipeline.teacher_rank import train_teacher
 
     recipe, needs = placed(run.recipe)
@@ -79,6 +80,7 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
     ]
 
     def tick() -> None:
+        sharing.look()
         bars.show("teachers", len(done), teachers.count)
         for member in todo:
             show_job(bars, f"  teacher seed-{member.seed}", status.read(member.folder), member.seed in done)
@@ -116,6 +118,9 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
     size, least = decide(run, len(todo), needs, bars) if todo and not ranks and not one_by_one else (1, 1)
     tasks = cluster.Tasks(tick, stop_file(run.folder).exists, teachers.placement)
     attempts = Attempts(queue, finished_member, teachers.retries)
+    sharing = Sharing(
+        lambda: cluster.places(needs) if teachers.pack == "auto" and not tasks.waiting else 0, lambda: attempts.out
+    )
     if then is not None:
         for seed, checksum in list(done.items()):
             then(tasks, seed, checksum)

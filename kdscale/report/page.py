@@ -6,7 +6,7 @@ template. The same inputs give the same bytes.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from kdscale.errors import UserError
 from kdscale.files import write_text
-from kdscale.report import curves, figures, fusion, summary, table
+from kdscale.report import curves, figures, fusion, specialists, summary, table
 from kdscale.report.results import Metrics, Model, Results, Speed, Split, checked
 
 
@@ -76,6 +76,7 @@ def render(run: Path) -> Path:
         diversity=_diversity(split),
         fusion=_fusion(run / "fusion.json", results),
         fusion_columns=fusion.COLUMNS,
+        gains=_gains(results, split),
         costs=_costs(results),
         ratio=summary.size_ratio(results.models),
         speed=results.speed,
@@ -187,6 +188,20 @@ def _diversity(split: Split) -> str | None:
     )
 
 
+def _gains(results: Results, split: Split) -> dict[str, Any] | None:
+    """What the section on specialists shows."""
+    gains = split.gains
+    if gains is None:
+        return None
+    return {
+        "sentence": specialists.sentence(gains),
+        "accuracies": specialists.accuracies(gains),
+        "headings": specialists.COVERAGE,
+        "coverage": specialists.coverage(gains),
+        "clusters": specialists.clusters(gains, results),
+    }
+
+
 def _main_first(results: Results) -> list[str]:
     return [results.main, *(name for name in results.splits if name != results.main)]
 
@@ -250,6 +265,12 @@ def _pictures(results: Results, split: Split, found: curves.Curves) -> list[Pict
             "Errors of every model",
             "A dot for each seed, a bar for their mean: how far chance alone moves a teacher.",
             figures.errors_strip(split),
+            False,
+        ),
+        (
+            "Gain by coverage",
+            "Classes that more specialists cover should gain more; above each bar its test examples.",
+            None if split.gains is None else specialists.by_coverage(split.gains),
             False,
         ),
         ("Time by stage", "Wall-clock time of the stages that ran.", figures.stage_seconds(results.seconds), False),

@@ -123,6 +123,53 @@ class Diversity(Part):
     """The disagreement of every two members."""
 
 
+class Coverage(Part):
+    """The test examples whose class so many specialists cover, over all seeds."""
+
+    specialists: int
+    examples: int
+    before: int
+    """Correct answers of the generalists alone."""
+    after: int
+    """Correct answers with specialists."""
+    change: int = 0
+    relative: float | None = None
+    """The change over the generalists' correct answers."""
+
+
+class Compared(Part):
+    """An accuracy without and with specialists: means over the seeds."""
+
+    before: float
+    after: float
+    relative: float
+    each: list[float] = Field(default_factory=list)
+    """The relative gain of each seed."""
+
+
+class OfSeed(Part):
+    """The specialists of one generalist."""
+
+    seed: int
+    sets: list[list[int]] = Field(default_factory=list)
+    """Class numbers of each specialist."""
+    purity: float | None = None
+    """Mean share of a set's most frequent group, where the classes' names have groups."""
+
+
+class Gains(Part):
+    """What specialists bring (Hinton, Vinyals & Dean 2015, section 5.6)."""
+
+    generalist: str
+    test: Compared
+    conditional: Compared | None = None
+    """On examples of special classes alone, predictions restricted to these."""
+    coverage: list[Coverage] = Field(default_factory=list)
+    trend: float | None = None
+    """Spearman's rank correlation of coverage and relative gain."""
+    seeds: list[OfSeed] = Field(default_factory=list)
+
+
 class Split(Part):
     """Everything measured on one split."""
 
@@ -134,6 +181,13 @@ class Split(Part):
     student_ensemble: Fused | None = None
     """None where there is but one seed."""
     control_ensemble: Fused | None = None
+    specialists: Trained | None = None
+    """Generalist and specialists together."""
+    distilled: Trained | None = None
+    """The student that was trained from what these say."""
+    mixture: Trained | None = None
+    """The mixture of experts, trained jointly."""
+    gains: Gains | None = None
     by_size: list[BySize] = Field(default_factory=list)
     diversity: Diversity | None = None
     reliability: dict[str, list[Bin]] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from kdscale.report import specialists
 from kdscale.report.results import Metrics, Results, Split, checked
 from kdscale.report.summary import caption, count, spread, values
 
@@ -37,7 +38,19 @@ COLUMNS = (
 
 
 class Row(NamedTuple):
-    kind: Literal["teacher", "teachers", "ensemble", "joint", "student", "students", "control", "controls"]
+    kind: Literal[
+        "teacher",
+        "teachers",
+        "ensemble",
+        "joint",
+        "student",
+        "students",
+        "control",
+        "controls",
+        "specialists",
+        "distilled",
+        "mixture",
+    ]
     label: str
     cells: list[str]
     """One a column; several runs as mean±standard deviation, a dash where there is no number."""
@@ -46,7 +59,8 @@ class Row(NamedTuple):
 def rows(split: Split) -> list[Row]:
     """Every model of a split: teachers (summed up where there are more than `FEW`), ensemble, joint, student, control.
 
-    Where there are several students or controls, what they say together follows.
+    Where there are several students or controls, what they say together follows; then the generalist with its specialists, the
+    student distilled from these, and the mixture of experts.
     """
     teachers = split.teachers
     found: list[Row] = []
@@ -66,6 +80,12 @@ def rows(split: Split) -> list[Row]:
         found.append(Row("control", "control", _cells(split.control.each)))
     if split.control_ensemble is not None:
         found.append(Row("controls", f"  {split.control_ensemble.members} fused", _cells([split.control_ensemble])))
+    if split.specialists is not None:
+        found.append(Row("specialists", "with specialists", _cells(split.specialists.each)))
+    if split.distilled is not None:
+        found.append(Row("distilled", "  distilled", _cells(split.distilled.each)))
+    if split.mixture is not None:
+        found.append(Row("mixture", "  mixture", _cells(split.mixture.each)))
     return found
 
 
@@ -98,6 +118,29 @@ def table(results: Mapping[str, Any] | Results, split: str | None = None) -> Tab
             grid.add_section()
         grid.add_row(Text(row.label), *(Text(cell) for cell in row.cells), style=style)
         previous = row.kind
+    return grid
+
+
+def gains(results: Mapping[str, Any] | Results) -> Table | None:
+    """The test examples by the number of specialists that cover their class; None in a run without specialists."""
+    checked_results = checked(results)
+    found = checked_results.splits[checked_results.main].gains
+    if found is None:
+        return None
+    grid = Table(
+        title=Text("specialists: examples of all seeds by coverage"),
+        caption=Text(specialists.sentence(found)),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in specialists.COVERAGE:
+        grid.add_column(heading, justify="right")
+    for row in specialists.coverage(found):
+        grid.add_row(*row)
     return grid
 
 

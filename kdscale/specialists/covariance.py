@@ -157,6 +157,22 @@ def gather(classes: int, memory: int = MEMORY, rank: int = 256, seed: int = 0) -
     return Covariance(classes) if 8 * classes**2 <= memory else Sketch(classes, rank, seed)
 
 
+class InOrder:
+    """Merges partial sums in the order of their numbers, whenever they come: rounding does not depend on who was first."""
+
+    def __init__(self, whole: Covariance | Sketch):
+        """`whole` is empty, and what the others are merged into; they are left as they are."""
+        self.whole, self.merged = whole, 0
+        self._waiting: dict[int, Any] = {}
+
+    def add(self, number: int, part: Covariance | Sketch) -> None:
+        """Take in part `number`, counted from 0."""
+        self._waiting[number] = part
+        while self.merged in self._waiting:
+            self.whole.merge(self._waiting.pop(self.merged))
+            self.merged += 1
+
+
 def _blocks(classes: int) -> Iterator[slice]:
     for start in range(0, classes, 1024):
         yield slice(start, min(classes, start + 1024))

@@ -4,6 +4,7 @@ The first compares test and conditional accuracy of the generalist alone and wit
 test examples by the number of specialists that cover the correct class.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,9 +95,29 @@ def merged(tables: Sequence[Sequence[Coverage]]) -> list[Coverage]:
     return [Coverage(number, *sums[number]) for number in sorted(sums)]
 
 
+def purity(sets: Sequence[Sequence[int]], names: Sequence[str]) -> float | None:
+    """How far class sets found from confusions follow groups that the classes' names show, such as Greek in Greek/alpha.
+
+    The mean over the sets of the share of their most frequent group; None unless all names have a group.
+    """
+    if not all("/" in name for name in names):
+        return None
+    groups = [name.partition("/")[0] for name in names]
+    shares = [max(Counter(groups[number] for number in one).values()) / len(one) for one in sets]
+    return sum(shares) / len(shares)
+
+
+LEAST = 0.01
+"""Part of all examples that a row must hold to count in the trend: the gain of a handful of examples is noise."""
+
+
 def trend(table: Sequence[Coverage]) -> float | None:
-    """Spearman's rank correlation of coverage and relative gain; None for fewer than three rows or gains all alike."""
-    points = [(row.specialists, row.relative) for row in table if row.relative is not None]
+    """Spearman's rank correlation of coverage and relative gain over the rows that hold at least `LEAST` of the examples.
+
+    None for fewer than three such rows or gains all alike.
+    """
+    least = LEAST * sum(row.examples for row in table)
+    points = [(row.specialists, row.relative) for row in table if row.relative is not None and row.examples >= least]
     if len(points) < 3 or len({gain for _, gain in points}) == 1:
         return None
     return float(spearmanr(*zip(*points, strict=True)).statistic)

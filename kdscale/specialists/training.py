@@ -6,7 +6,7 @@ on any node, with no word between them; one that is killed goes on from its last
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,12 @@ from torch import nn
 
 from kdscale.data.batches import Batch, Pixels
 from kdscale.data.dataset import Dataset
-from kdscale.recipe import Training, ViewSpec
+from kdscale.models.specialist import specialised
+from kdscale.recipe import Specialists
 from kdscale.seeds import derive
 from kdscale.specialists import objective
 from kdscale.specialists.draws import Draws
-from kdscale.specialists.dustbin import Rule, shift
-from kdscale.specialists.heads import specialised
+from kdscale.specialists.dustbin import shift
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status
 from kdscale.training.checkpoints import Checkpoints
@@ -40,19 +40,6 @@ class Specialist:
     seed: int
     folder: Path
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class Manner:
-    """What a specialist's training has beyond the numbers of the fit loop."""
-
-    share: float = 0.5
-    """Of a batch that is of its own classes."""
-    soft_rest: bool = False
-    """Teach the generalist's opinion, not the hard dustbin, on the samples of the rest."""
-    rule: Rule = "exact"
-    """Of the dustbin's shift."""
-    views: ViewSpec = field(default_factory=ViewSpec)
 
 
 class SpecialistBatches:
@@ -87,9 +74,9 @@ def train(
     one: Specialist,
     generalist: nn.Module,
     dataset: Dataset,
-    settings: Training,
-    manner: Manner,
+    settings: Specialists,
     device: torch.device,
+    report: Status,
     tracker: Callable[[int], JobTracker],
     normalize: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
@@ -107,22 +94,19 @@ def train(
         return done
     own = list(one.own)
     y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.sizes))])
-    draws = Draws(y, own, settings.batch_size, derive(one.seed, "draws"), manner.share)
-    pixels = Pixels(dataset.manifest, normalize, manner.views, derive(one.seed, "views"), device)
+    draws = Draws(y, own, settings.batch_size, derive(one.seed, "draws"), settings.share)
+    pixels = Pixels(dataset.manifest, normalize, settings.views, derive(one.seed, "views"), device)
     engine = TorchEngine(
-        specialised(generalist, dataset.manifest.sample.shape, own), device, weight_decay=settings.weight_decay
+        specialised(generalist, dataset.manifest.sample.shape, own, settings.dustbin),
+        device,
+        weight_decay=settings.weight_decay,
     )
-    teach = objective.soft_rest if manner.soft_rest else objective.hard
+    teach = objective.soft_rest if settings.soft_rest else objective.hard
     checkpoints = Checkpoints(one.folder / "checkpoints" / one.fingerprint[:12])
-    job = Job(
-        derive(one.seed, "steps"),
-        checkpoints,
-        tracker,
-        Status(one.folder, stage="specialists", job=one.folder.name, seed=one.seed, active=True),
-    )
+    job = Job(derive(one.seed, "steps"), checkpoints, tracker, report)
     fit(
         engine,
-        SpecialistBatches(dataset, draws, pixels, Predictor(generalist, device) if manner.soft_rest else None),
+        SpecialistBatches(dataset, draws, pixels, Predictor(generalist, device) if settings.soft_rest else None),
         teach(own, dataset.classes),
         Plan(draws.steps(settings.epochs), draws.steps_per_epoch, settings),
         [job],
@@ -134,7 +118,7 @@ def train(
         one.fingerprint,
         own=own,
         seed=one.seed,
-        shift=shift(draws.prior, draws.sampled, manner.rule),
+        shift=shift(draws.prior, draws.sampled, settings.shift),
     )
     shutil.rmtree(one.folder / "checkpoints", ignore_errors=True)
     job.status.update(state="done")

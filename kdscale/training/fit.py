@@ -9,8 +9,9 @@ hence a job that is killed and resumed ends in the same weights as an undisturbe
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from kdscale.data.batches import Batch
 from kdscale.errors import NotFinite, RunFailure, Stopped
-from kdscale.recipe import Training
+from kdscale.recipe import Fitting
 from kdscale.seeds import derive
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status
@@ -41,7 +42,7 @@ class Plan:
 
     steps: int
     steps_per_epoch: float
-    settings: Training
+    settings: Fitting
 
     @property
     def log_every(self) -> int:
@@ -66,6 +67,17 @@ class Job:
     """Why it was given up, where others that are packed with it went on."""
 
 
+class Watch(Protocol):
+    """Looks at a model from time to time while it is trained."""
+
+    due: Container[int]
+    """Numbers of steps after which to look."""
+
+    def look(self, engine: Any, done: int) -> dict[str, float]:
+        """What is seen, for the record; every rank calls it."""
+        ...
+
+
 def fit(
     engine: Engine,
     batches: Callable[[int], Batch],
@@ -73,6 +85,7 @@ def fit(
     plan: Plan,
     jobs: Sequence[Job],
     should_stop: Callable[[], bool] = lambda: False,
+    watch: Watch | None = None,
 ) -> None:
     """Train from the latest checkpoint to the end of the plan.
 
@@ -81,6 +94,7 @@ def fit(
         jobs: one for each of the engine's models, all with the same number of steps behind them. One whose loss is no longer
             finite is given up, says so in its `failure`, and leaves no further trace.
         should_stop: asked at every log point; any rank's yes saves a checkpoint and ends all.
+        watch: looks at a single job's model before the checkpoint of the same step.
 
     Raises:
         Stopped: asked to stop; a checkpoint was saved.
@@ -107,6 +121,8 @@ def fit(
                 raise
             meter.add(engine.step(batch, objective, lr))
             done = step + 1
+            if watch is not None and done in watch.due:
+                records.note(done, watch.look(engine, done))
             save = done % plan.checkpoint_every == 0 and done < plan.steps
             row = save or done % plan.log_every == 0 or done == plan.steps
             if not (row or done == look):
@@ -119,9 +135,10 @@ def fit(
             else:
                 records.report(done)
             if save or (stop and done < plan.steps):
-                records.save(done)
+                records.save(done, wait=stop)
             if stop and done < plan.steps:
                 raise Stopped(f"saved after step {done}")
+        records.settle()
     except BaseException as error:
         records.close(exit_code=1, stopped=isinstance(error, Stopped))
         raise
@@ -155,15 +172,26 @@ class _Records:
         if not self._left():
             raise next(job.failure for job in self.jobs if job.failure is not None)
 
+    def note(self, done: int, values: dict[str, float]) -> None:
+        """Add a row of its own to the first job, which is the only one where somebody looks."""
+        if 0 in self._open:
+            self._open[0].log(done, epoch=round(done / self.plan.steps_per_epoch, 6), **values)
+
     def report(self, done: int, only: int | None = None, **fields: float) -> None:
         """Say how far the jobs are, or one of them."""
         epoch = round(done / self.plan.steps_per_epoch, 3)
         for i in self._left() if only is None else [only]:
             self.jobs[i].status.update(step=done, steps=self.plan.steps, epoch=epoch, **fields)
 
-    def save(self, done: int) -> None:
+    def save(self, done: int, wait: bool = True) -> None:
+        """`wait`: until the checkpoints are there; else they may be written while training goes on."""
         for i in self._left():
-            self.jobs[i].checkpoints.save(self.engine.models[i], done)
+            self.jobs[i].checkpoints.save(self.engine.models[i], done, wait)
+
+    def settle(self) -> None:
+        """Wait for checkpoints that are still being written."""
+        for job in self.jobs:
+            job.checkpoints.settle()
 
     def close(self, exit_code: int = 0, stopped: bool = False) -> None:
         for i in self._left() if stopped else ():

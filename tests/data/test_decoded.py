@@ -99,3 +99,11 @@ def test_a_tar_that_was_changed_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"train-000000\.tar: changed since it was imported; restore it"):
         dataset.decoded(0)
     assert not (folder / decoded.FOLDER).exists()
+
+
+def test_a_truncated_tar_is_refused_although_it_is_kept(folder: Path) -> None:
+    dataset = Dataset(folder, "train")
+    tar = folder / dataset.shards[0].name
+    tar.write_bytes(tar.read_bytes()[:2000])
+    with pytest.raises(UserError, match="truncated or changed"):
+        dataset.decoded(0)

@@ -1,10 +1,12 @@
 """The order is a pure function, the same set for any world size, each sample once an epoch."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdscale.data.order import Order
+from kdscale.data.order import Order, concatenate
 
 orders = st.builds(
     lambda sizes, seed, lanes, per_lane, window: Order(tuple(sizes), seed, lanes * per_lane, lanes, window),
@@ -43,6 +45,39 @@ def test_the_global_batch_is_the_same_for_any_number_of_ranks(order: Order, step
         for name in ("shard", "row", "epoch"):
             joined = np.concatenate([getattr(part, name) for part in parts])
             assert joined.tobytes() == getattr(whole, name).tobytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(orders, st.data())
+def test_the_sequence_goes_on_where_the_number_of_ranks_changes(order: Order, data: st.DataObject) -> None:
+    """Stopped at any steps and continued by any number of ranks, the bytes are those of one rank undisturbed."""
+    worlds = [world for world in (1, 2, 4, 8) if order.lanes % world == 0]
+    steps = order.steps(1.5)
+    stops = sorted(data.draw(st.lists(st.integers(0, steps), max_size=3)))
+    seen = []
+    for first, last in pairwise([0, *stops, steps]):
+        world = data.draw(st.sampled_from(worlds))
+        own = order.lanes // world
+        for step in range(first, last):
+            parts = [order.batch(step, range(rank * own, (rank + 1) * own)) for rank in range(world)]
+            seen.append(concatenate(parts))
+    for step, rows in enumerate(seen):
+        whole = order.batch(step)
+        assert all(getattr(rows, n).tobytes() == getattr(whole, n).tobytes() for n in ("shard", "row", "epoch"))
+
+
+@settings(deadline=None, max_examples=100)
+@given(orders, st.integers(0, 60))
+def test_a_resume_reads_again_less_than_a_window_of_a_lane(order: Order, step: int) -> None:
+    """And of one epoch: what a window held before the step that is resumed."""
+    for lane in range(order.lanes):
+        epoch, number, within = order.locate(lane, step * order.per_lane)
+        again = within
+        assert 0 <= again < order.window
+        window = order.read_window(epoch, lane, number)
+        assert len(window.row) <= order.window
+        first = order.lane(lane, step * order.per_lane, 1)
+        assert (window.shard[within], window.row[within]) == (first.shard[0], first.row[0])
 
 
 def test_a_step_can_be_asked_for_alone() -> None:

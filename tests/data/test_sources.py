@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -543,6 +544,13 @@ class TestDigitStrings:
         assert isinstance(source, DigitStrings)
         return source
 
+    def test_digits_may_be_made_smaller(self):
+        small, whole = self.source(size=4), self.source()
+        assert small.spec.shape == (1, 4, 8)
+        assert small.spec.shape[2] * 2 == whole.spec.shape[2]
+        averaged = whole.pixels(0).reshape(1, 4, 2, -1, 2).mean((2, 4))
+        assert np.abs(small.pixels(0) - averaged).max() <= 1
+
     def test_a_string_is_its_digits_side_by_side(self, tmp_path):
         source = self.source()
         assert source.spec.shape == (1, 8, 16)
@@ -617,3 +625,34 @@ class TestDigitStrings:
 
     def test_refuses_other_pictures(self, tmp_path):
         refused("digit_strings", mnist(tmp_path), "ten digits")
+
+
+class TestOmniglot:
+    @staticmethod
+    def archive(file: Path, characters: dict[str, int]) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, drawings in characters.items():
+                for number in range(drawings):
+                    pixels = np.full((7, 7), 255, np.uint8)
+                    pixels[number] = 0
+                    buffer = io.BytesIO()
+                    Image.fromarray(pixels).convert("1").save(buffer, "png")
+                    archive.writestr(f"{file.stem}/{name}/{number:02d}.png", buffer.getvalue())
+
+    def test_characters_are_classes_and_what_is_there_twice_counts_once(self, tmp_path):
+        self.archive(tmp_path / "a.zip", {"Greek/character01": 3, "Latin/character01": 2})
+        self.archive(tmp_path / "b.zip", {"Greek/character01": 3, "Tagalog/character02": 1})
+        source = opened("omniglot", tmp_path)
+        assert source.classes == ["Greek/character01", "Latin/character01", "Tagalog/character02"]
+        assert source.labels.tolist() == [0, 0, 0, 1, 1, 2]
+        x = pixels(source, tmp_path)
+        assert source.spec.shape == (1, 7, 7)
+        assert [int(one[0, :, 0].argmax()) for one in x] == [0, 1, 2, 0, 1, 0]
+        assert x[0].sum() == 7 * 255
+
+    def test_other_files_are_refused(self, tmp_path):
+        refused("omniglot", tmp_path, "has no zip file")
+        (tmp_path / "a.zip").write_bytes(b"no zip")
+        refused("omniglot", tmp_path, "a.zip: cannot be read")
+        self.archive(tmp_path / "a.zip", {})
+        refused("omniglot", tmp_path, "holds no drawings")

@@ -136,11 +136,11 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int | None, saves: int | None =
             raise Killed
         return step(self, number)
 
-    def saving(self: Checkpoints, model, number: int) -> None:
+    def saving(self: Checkpoints, model, number: int, wait: bool = True) -> None:
         if saves is not None and len(seen) == saves:
             raise Killed
         seen.append(number)
-        save(self, model, number)
+        save(self, model, number, wait)
 
     monkeypatch.setattr(replica.PackedBatches, "__call__", stepping)
     monkeypatch.setattr(Checkpoints, "save", saving)
@@ -188,6 +188,26 @@ def test_a_stop_request_saves_every_member(dataset_folder: Path, tmp_path: Path,
     assert len(list((tmp_path / "packed").glob("seed-*/checkpoints/*/latest.json"))) == 4
     (tmp_path / "packed" / ".stop").unlink()
     assert train(dataset_folder, tmp_path / "packed", range(4), 4) == alone
+
+
+def test_a_pack_that_is_asked_to_divide_saves_and_goes_on_in_parts(
+    dataset_folder: Path, tmp_path: Path, alone: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, step = tmp_path / "packed", PackedBatches.__call__
+
+    def asking(self: PackedBatches, number: int):
+        if number == 20:
+            (folder / "seed-0" / replica.DIVIDE).touch()
+        return step(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica.PackedBatches, "__call__", asking)
+        results = train(dataset_folder, folder, range(4), 4)
+    assert all(isinstance(result, replica.PutBack) for result in results.values())
+    (behind,) = {Member(seed, folder / f"seed-{seed}", "f" * 64).checkpoints.step for seed in range(4)}
+    assert behind > 20
+    assert not (folder / "seed-0" / replica.DIVIDE).exists()
+    assert train(dataset_folder, folder, range(4), 2) == alone
 
 
 @pytest.mark.parametrize("model", ["mlp", "convnet"])

@@ -24,7 +24,7 @@ def test_a_group_that_lost_a_rank_goes_on_and_ends_in_the_same_bytes(place, tmp_
     calm.kdscale("teachers", "tiny.yaml", "cluster.cpus=2")
     process = hurt.start("teachers", "tiny.yaml", "cluster.cpus=2")
     deadline = time.monotonic() + 90
-    while not list(hurt.run.glob("teachers/seed-0/checkpoints/*-world-2/latest.json")):
+    while not list(hurt.run.glob("teachers/seed-0/checkpoints/*-ranks/latest.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     status = json.loads((hurt.run / "teachers" / "seed-0" / "status.json").read_text())

@@ -1,6 +1,10 @@
-"""Every option of the objective in one student, and the same one again."""
+"""Every option of the objective in one student, and the same one again, a rank of which is told to go midway."""
 
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -8,7 +12,16 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 
-def test_a_student_with_every_option_comes_out_the_same_twice(copy) -> None:
+def term_a_rank(folder: Path) -> None:
+    """SIGTERM to the first rank once it has a checkpoint, as a node that is drained sends it."""
+    deadline = time.monotonic() + 90
+    while not list((folder / "checkpoints").rglob("latest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(json.loads((folder / "status.json").read_text())["pid"], signal.SIGTERM)
+
+
+def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_go(copy) -> None:
     options = [
         "student.temperature_schedule=cosine",
         "student.temperature_end=1",
@@ -18,14 +31,26 @@ def test_a_student_with_every_option_comes_out_the_same_twice(copy) -> None:
         "student.label_smoothing=0.1",
         "student.mixup=0.4",
         "student.control=false",
+        "student.checkpoint_epochs=0.25",
+        "student.keep=best",
     ]
     folder, weights = copy.run / "students" / "student-seed-0", []
-    for _ in range(2):
-        copy.kdscale("student", "tiny.yaml", *options)
-        weights.append(json.loads((folder / "done.json").read_text())["weights"])
+    for hurt in (False, True):
+        process = copy.start("student", "tiny.yaml", *options)
+        if hurt:
+            term_a_rank(folder)
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        status = json.loads((folder / "status.json").read_text())
+        assert (status["resumed"] > 0, status["restarts"]) == (hurt, 0)
+        done = json.loads((folder / "done.json").read_text())
+        weights.append((done["weights"], done["best"]))
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         found = [row["temperature"] for row in rows if "temperature" in row]
         assert found[0] > found[-1]
+        looks = [row for row in rows if "validation_accuracy" in row]
+        assert len(looks) == 8
+        assert max(row["validation_accuracy"] for row in looks) == 1 - done["best"]["errors"] / done["best"]["n"]
         assert found[-1] == pytest.approx(1, abs=0.5)
         (folder / "done.json").unlink()
     assert weights[0] == weights[1]

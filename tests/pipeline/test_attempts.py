@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ray.exceptions import WorkerCrashedError
 
-from kdscale.ensemble.replica import Failed, Member
+from kdscale.ensemble.replica import Failed, Member, PutBack
 from kdscale.errors import NotFinite, UserError
 from kdscale.files import write_json
 from kdscale.pipeline.attempts import Attempts
@@ -124,3 +124,15 @@ def test_a_mistake_in_the_data_ends_everything(tmp_path: Path) -> None:
     bench = Bench(tmp_path, (0,))
     with pytest.raises(UserError, match="torn"):
         bench.next(lambda pack: bench.attempts.crashed(pack, UserError("the tar is torn")))
+
+
+def test_a_divided_pack_goes_on_in_halves_and_what_is_finished_stays_so(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, (0, 1, 2, 3), retries=0)
+    results = {0: "a" * 64, **{seed: PutBack() for seed in (1, 2, 3)}}
+    bench.next(lambda pack: bench.attempts.ended(pack, results))
+    assert bench.queued == [(1, 2), (3,)]
+    assert bench.finished == {0: "a" * 64}
+    assert [[member.seed for member in pack] for pack in bench.attempts.out] == [[1, 2], [3]]
+    bench.next(lambda pack: bench.attempts.ended(pack, {1: "b" * 64, 2: "c" * 64}))
+    assert [[member.seed for member in pack] for pack in bench.attempts.out] == [[3]]
+    assert not bench.attempts.given_up

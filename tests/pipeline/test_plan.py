@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdscale import recipe_files as recipes
+from kdscale.data.manifest import Manifest, SampleSpec, Shard
 from kdscale.pipeline import plan
 from kdscale.pipeline.run import Run
 
@@ -33,3 +34,29 @@ def test_the_joint_control_is_trained_and_evaluated(tmp_path: Path) -> None:
     gained = with_joint["student"] - without["student"]
     assert gained == pytest.approx(5 * without["teachers"] / 5, rel=0.01)  # as long as five members one after the other
     assert with_joint["evaluate"] > 1.5 * without["evaluate"]
+
+
+def test_specialists_are_planned_at_the_papers_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """configs/jft.yaml: 15,000 classes, 100 million samples in shards that are not here, 61 specialists of 300."""
+    monkeypatch.setattr(plan, "_operations", lambda spec, found: 1e9)
+
+    def shards(split: str, count: int) -> list[Shard]:
+        names = [f"https://photos.example/{split}-{number:06d}.tar" for number in range(count)]
+        return [Shard(name=name, samples=10_000, bytes=1 << 30, sha256="0" * 64) for name in names]
+
+    Manifest(
+        classes=[str(number) for number in range(15_000)],
+        sample=SampleSpec(kind="image", shape=(3, 64, 64)),
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+        splits={"train": shards("train", 10_000), "validation": [], "test": shards("test", 10)},
+    ).save(tmp_path)
+    recipe = recipes.load(ROOT / "configs" / "jft.yaml", [f"data.path={tmp_path}"])
+    made = plan.make(Run(tmp_path / "run", recipe), 64)
+    steps = {step.stage: step for step in made.steps}
+    assert steps["specialists"].run == 61 + 1  # and the student distilled from them
+    assert steps["logits"].run == 10 * 10_000
+    assert made.store_bytes is not None
+    assert 3e10 < made.store_bytes < 1e11  # all logits would be 3e13 bytes
+    assert steps["specialists"].seconds is not None
+    assert steps["student"].seconds is not None

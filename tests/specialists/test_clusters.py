@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kdscale.errors import UserError
 from kdscale.specialists.clusters import confusion_sets
-from kdscale.specialists.covariance import Covariance, Sketch, gather
+from kdscale.specialists.covariance import Covariance, InOrder, Sketch, gather
 
 GROUPS, SIZE = 6, 8
 fast = settings(max_examples=20, deadline=None)
@@ -72,6 +72,27 @@ def test_merging_commutes_to_the_bit(kind, seed):
         parts[0].merge(parts[1])
         results.append(parts[0].columns())
     assert (results[0] == results[1]).all()
+
+
+@pytest.mark.parametrize("kind", [Covariance, Sketch])
+def test_parts_give_the_same_bits_in_whatever_order_they_come(kind):
+    def parts():
+        made = [kind(12) for _ in range(4)]
+        for seed, one in enumerate(made):
+            one.add(predictions(50, seed))
+            for array in vars(one).values():
+                if isinstance(array, np.ndarray):
+                    array.flags.writeable = False  # as Ray hands them over
+        return made
+
+    found = []
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        sums, given = InOrder(kind(12)), parts()
+        for number in order:
+            sums.add(number, given[number])
+        assert sums.merged == 4
+        found.append(sums.whole.columns())
+    assert np.array_equal(*found)
 
 
 def test_sketch_keeps_distances_between_columns():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdscale.errors import UserError
-from kdscale.specialists.gains import Coverage, accuracies, by_coverage, merged, trend
+from kdscale.specialists.gains import Coverage, accuracies, by_coverage, merged, purity, trend
 
 MEMBERS = torch.tensor([[True, True, False, False], [False, True, True, False]])
 
@@ -50,3 +50,14 @@ def test_no_trend_in_few_or_equal_rows():
 def test_refuses_an_empty_test_split():
     with pytest.raises(UserError, match="test split"):
         accuracies(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), MEMBERS.any(0))
+
+
+def test_small_rows_do_not_make_a_trend():
+    rows = [Coverage(0, 500, 400, 400), Coverage(1, 300, 200, 210), Coverage(2, 200, 100, 110), Coverage(3, 5, 4, 1)]
+    assert trend(rows) == pytest.approx(1.0)
+
+
+def test_purity_is_the_share_of_the_most_frequent_group():
+    names = ["a/1", "a/2", "b/1", "b/2", "b/3"]
+    assert purity([[0, 1, 2], [2, 3]], names) == pytest.approx((2 / 3 + 1) / 2)
+    assert purity([[0]], ["a/1", "b"]) is None

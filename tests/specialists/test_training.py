@@ -9,13 +9,14 @@ import torch
 from kdscale.data.dataset import Dataset
 from kdscale.files import read_json
 from kdscale.models import zoo
-from kdscale.recipe import ModelSpec, Training, ViewSpec, WandB
+from kdscale.recipe import ModelSpec, Specialists, ViewSpec, WandB
 from kdscale.specialists import training
-from kdscale.specialists.training import Manner, Specialist, SpecialistBatches
+from kdscale.specialists.training import Specialist, SpecialistBatches
 from kdscale.tracking.job import JobTracker
+from kdscale.tracking.status import Status
 
 CPU = torch.device("cpu")
-SETTINGS = Training(model="mlp", epochs=3, batch_size=8, checkpoint_epochs=0.5, lr=0.01)
+SETTINGS = Specialists(epochs=3, batch_size=8, checkpoint_epochs=0.5, lr=0.01, views=ViewSpec(jitter=1))
 
 
 class Killed(BaseException):
@@ -31,8 +32,9 @@ def train(data: Path, folder: Path, number: int, soft: bool = False) -> str:
     def tracker(step: int) -> JobTracker:
         return JobTracker(one.folder, "specialists", "s", step, wandb=WandB(), group="g", group_id="g", config={})
 
-    manner = Manner(soft_rest=soft, views=ViewSpec(jitter=1))
-    return training.train(one, generalist, Dataset(data, "train"), SETTINGS, manner, CPU, tracker)
+    settings = SETTINGS.model_copy(update={"soft_rest": soft})
+    report = Status(one.folder)
+    return training.train(one, generalist, Dataset(data, "train"), settings, CPU, report, tracker)
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -12,7 +12,7 @@ from typing import Any
 from kdscale.data.sources.base import Source
 from kdscale.errors import UserError
 
-KINDS = ("digits", "digit_strings", "idx", "folder", "npz", "parquet", "shards")
+KINDS = ("digits", "digit_strings", "idx", "folder", "npz", "omniglot", "parquet", "shards")
 
 
 def open_source(kind: str, path: str | None, options: dict[str, Any], image_size: int | None) -> Source:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from kdscale.data.manifest import SPLITS, SampleSpec
 from kdscale.data.shards import Encoded
@@ -20,7 +21,7 @@ from kdscale.data.sources import images
 from kdscale.errors import UserError
 from kdscale.seeds import derive, generator
 
-OPTIONS = frozenset({"length", "train", "validation", "test", "seed", "noise", "digits", "zipf"})
+OPTIONS = frozenset({"length", "train", "validation", "test", "seed", "noise", "digits", "zipf", "size"})
 _LARGEST = 6
 """Digits of a string; a million classes."""
 
@@ -33,6 +34,7 @@ class _Wanted:
     noise: float
     digits: int | None
     zipf: float
+    size: int | None
 
 
 def load(path: Path, options: dict[str, Any], image_size: int | None) -> "DigitStrings":
@@ -40,7 +42,8 @@ def load(path: Path, options: dict[str, Any], image_size: int | None) -> "DigitS
 
     Options: `length` d (3); `train`, `validation`, `test` samples (20, 2 and 2 for each class); `seed` (0); `noise`,
     the standard deviation of Gaussian noise in units of the full range (0); `digits`, how many pictures of each digit
-    training strings are made of (all); `zipf`, the exponent of a skewed class prior, classes ranked at random (0: even).
+    training strings are made of (all); `zipf`, the exponent of a skewed class prior, classes ranked at random (0: even);
+    `size`, pixels a side of each digit (as they are).
 
     Raises:
         UserError: an option out of its range, or digits that cannot be read.
@@ -104,7 +107,8 @@ def _wanted(options: dict[str, Any]) -> _Wanted:
     }
     digits = _whole(options, "digits", 1, 1) if options.get("digits") is not None else None
     seed = _whole(options, "seed", 0, 0)
-    return _Wanted(length, samples, seed, _number(options, "noise"), digits, _number(options, "zipf"))
+    size = _whole(options, "size", 1, 1) if options.get("size") is not None else None
+    return _Wanted(length, samples, seed, _number(options, "noise"), digits, _number(options, "zipf"), size)
 
 
 def _whole(options: dict[str, Any], name: str, default: int, least: int) -> int:
@@ -146,6 +150,8 @@ def _labels(prior: NDArray[np.float64], wanted: _Wanted, split: str) -> NDArray[
 def _deal(path: Path, wanted: _Wanted) -> dict[str, list[NDArray[np.uint8]]]:
     """The pictures of each digit, by split; MNIST keeps its own test digits, validation has a tenth of the others."""
     pools = _scikit() if path == Path() else _idx(path)
+    if wanted.size is not None:
+        pools = [(_resized(x, wanted.size), y) for x, y in pools]
     dealt: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
     for digit in range(10):
         x, y = pools[0]
@@ -167,6 +173,11 @@ def _deal(path: Path, wanted: _Wanted) -> dict[str, list[NDArray[np.uint8]]]:
                     f"{path}: there are too few pictures of the digit {digit} for a {split} split; add some"
                 )
     return dealt
+
+
+def _resized(x: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(N, H, W) -> (N, size, size), pixels averaged."""
+    return np.stack([np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BOX)) for one in x])
 
 
 def _scikit() -> list[tuple[NDArray[np.uint8], NDArray[np.int64]]]:

@@ -6,7 +6,7 @@ Unlike the other sources this one gives a manifest at once; its shards' names ar
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from braceexpand import braceexpand
 from numpy.typing import NDArray
 
 from kdscale import recipe
-from kdscale.data import shards
+from kdscale.data import decoded, shards
+from kdscale.data.index import Index, Places, forget, keep
 from kdscale.data.manifest import FILE, SPLITS, Manifest, SampleSpec, Shard
 from kdscale.data.sources import images, pool
 from kdscale.data.sources.moments import Moments
@@ -26,6 +27,7 @@ from kdscale.files import read_json
 
 OPTIONS = frozenset({*SPLITS, "classes"})
 IN_PROCESS_BYTES = 32 << 20
+NOWHERE = Index([], np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,27 @@ class Scan:
     ids: NDArray[np.uint64]
     grey: bool
     moments: Moments
+    index: Index
 
 
 def manifest(
-    data: recipe.Data, seed: int, progress: Callable[[int, int], None] | None = None, workers: int | None = None
+    data: recipe.Data,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+    out: Path | None = None,
 ) -> Manifest:
     """The manifest of the tars that data.path, or data.options train, validation and test, name.
 
     A folder with a manifest of ours is taken as it is. Otherwise every tar is read once, several at a time;
-    `progress` counts tars. Base names that begin with train, val or test say the split; where none does, whole tars
+    `progress` counts tars; where samples lie in them is noted beside the dataset, in `out`. Base names that begin with train, val or test say the split; where none does, whole tars
     are dealt to the splits by data.test and data.validation with the seed.
 
     Raises:
         UserError: no tars, one is damaged, samples disagree, keys repeat, or there are too few tars to deal.
     """
-    ready = _ready(data)
-    if ready is not None:
-        return ready
+    if (known := ready(data)) is not None:
+        return known
     urls = _urls(data)
     everything = [url for group in urls.values() for url in group]
     if len(set(everything)) < len(everything):
@@ -69,11 +75,15 @@ def manifest(
     classes = _given_classes(data.options.get("classes"))
     tasks = [(url, spec, None if classes is None else len(classes)) for url in everything]
     scans: dict[str, Scan] = {}
-    for index, found in pool.each(scan, tasks, workers or (1 if _small(everything) else pool.cores())):
-        scans[everything[index]] = found
+    for number, found in pool.each(scan, tasks, workers or (1 if _small(everything) else pool.cores())):
+        if out is not None:
+            keep(out, found.shard, found.index)
+        scans[everything[number]] = replace(found, index=NOWHERE)
         if progress is not None:
             progress(len(scans), len(tasks))
     ordered = [scans[url] for url in everything]
+    if out is not None and decoded.fits(spec, sum(one.shard.samples for one in ordered)):
+        forget(out)  # it will be kept decoded
     refuse_repeats([(one.shard.name, one.ids) for one in ordered])
     if classes is None:
         classes = _numbered(ordered)
@@ -102,8 +112,8 @@ def scan(task: tuple[str, SampleSpec, int | None]) -> Scan:
     """
     url, spec, classes = task
     hashing = shards.Hashing()
-    grey, labels, keys, moments = True, list[int](), list[str](), Moments(spec)
-    for key, members in shards.scan(url, hashing):
+    grey, labels, keys, moments, places = True, list[int](), list[str](), Moments(spec), Places()
+    for key, members in shards.scan(url, hashing, places):
         where = f"{url}: {key}"
         extension = shards.payload_extension(url, key, members)
         payload = members[extension]
@@ -126,6 +136,7 @@ def scan(task: tuple[str, SampleSpec, int | None]) -> Scan:
         ids=shards.ids_of(keys),
         grey=grey,
         moments=moments,
+        index=places.index(keys, np.array(labels, np.int64)),
     )
 
 
@@ -144,7 +155,7 @@ def _small(urls: list[str]) -> bool:
     return not any(_is_url(url) for url in urls) and sum(Path(url).stat().st_size for url in urls) < IN_PROCESS_BYTES
 
 
-def _ready(data: recipe.Data) -> Manifest | None:
+def ready(data: recipe.Data) -> Manifest | None:
     """The manifest of ours in data.path, its shards named absolutely and looked at."""
     if data.path is None or data.options or _is_url(data.path) or not (Path(data.path) / FILE).is_file():
         return None
