@@ -75,6 +75,8 @@ def slurm(
     from launcher.slurm.options import Options, check, passed_on
     from launcher.slurm.script import render
 
+    if recipe.startswith("-"):
+        raise UserError(f"{recipe}: is an option of sbatch's, and such come after the recipe; give RECIPE first")
     loaded = recipes.load(recipe, ctx.meta[AFTER])
     if loaded.cluster.address:
         raise UserError(

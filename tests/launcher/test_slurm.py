@@ -197,6 +197,17 @@ def test_a_submission_is_kept_with_the_run(site: Site) -> None:
         assert f"kdscale {verb}" in done.stdout
 
 
+def test_options_of_every_form_are_told_apart(site: Site) -> None:
+    words = ["-c", "4", "-C", "a100", "--mem=0", "--exclusive", "-pgpu", "--mail-type", "END", "-t", "1-0"]
+    done = site.kdscale(
+        "submit", "slurm", QUICK, "--dry-run", *words, "--", "student.alpha=0.5", "student.hard_weight=0"
+    )
+    found = directives(done.stdout)
+    for line in ("-c 4", "-C a100", "--mem=0", "--exclusive", "--partition=gpu", "--mail-type=END", "--time=1-0"):
+        assert line in found
+    assert "give RECIPE first" in site.refused("submit", "slurm", "--qos", "high", QUICK)
+
+
 def test_a_dry_run_needs_no_slurm_and_leaves_nothing(site: Site) -> None:
     done = site.kdscale("submit", "slurm", QUICK, "--nodes", "4", "--time", "24:00:00", "--dry-run")
     assert done.returncode == 0
