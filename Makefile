@@ -1,18 +1,19 @@
 # make quickstart   a virtual environment, the installation, and the first run
 # make test         the same environment, the test extra, and all tests
 # make soak         the long versions of the kill tests
+# make slurm        Debian's Slurm for its tests, where it can be installed (part of make test)
 
 VENV   := .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test fast soak lint clean
+.PHONY: quickstart test fast soak slurm lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/kdscale run configs/quickstart.yaml
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test slurm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -22,8 +23,12 @@ test: $(VENV)/.installed-test
 fast: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 -m "not slow"
 
-soak: $(VENV)/.installed-test
+soak: $(VENV)/.installed-test slurm
 	KDSCALE_KILLS=100 $(BIN)/pytest -m slow tests/integration/test_kill.py
+	KDSCALE_SOAK=10 $(BIN)/pytest -m slow tests/integration/test_slurm_soak.py
+
+slurm:
+	tests/support/slurm/install.sh
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

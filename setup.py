@@ -7,8 +7,12 @@ setup(
     version="0.1.0",
     description="Turn an ensemble of neural networks into one model that can be served.",
     python_requires=">=3.11",
-    packages=find_packages(include=["kdscale", "kdscale.*", "launcher"]),
-    package_data={"kdscale.report": ["*.html.j2"], "kdscale.training.objectives": ["*.c"]},
+    packages=find_packages(include=["kdscale", "kdscale.*", "launcher", "launcher.*"]),
+    package_data={
+        "kdscale.report": ["*.html.j2"],
+        "kdscale.training.objectives": ["*.c"],
+        "launcher.slurm": ["*.j2"],
+    },
     install_requires=[
         "torch>=2.7",
         "deepspeed>=0.17",

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,8 @@ import typer
 
 from kdscale import __version__
 from kdscale.errors import RunFailure, Stopped, UserError
-from launcher.options import DefaultGroup, DryRun, Fresh, Json, Out, Overrides, RecipeFile, bars
+from launcher import submit
+from launcher.options import DefaultGroup, DryRun, Fresh, Json, Out, Overrides, RecipeFile, bars, run_folder
 from launcher.store import logits_app
 
 app = typer.Typer(
@@ -36,6 +38,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(logits_app, name="logits")
+submit.add_to(app)
 
 
 def main() -> None:
@@ -255,10 +258,12 @@ def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the recipe of one in runs/.")],
     as_json: Json = False,
 ) -> None:
-    """Show what a run has done and is doing."""
+    """Show what a run has done and is doing, and how its jobs on a cluster stand."""
     from kdscale.pipeline.overview import overview
+    from launcher.slurm import jobs
 
-    seen = overview(_run_folder(run))
+    folder = run_folder(run)
+    seen = {**overview(folder), "slurm": jobs.states(folder)}
     if as_json:
         print(json.dumps(seen))
         return
@@ -268,6 +273,8 @@ def status(
         print(f"  {stage:<10}{count['done']:>5} of {count['total']}{spent}")
     for job in seen["jobs"]:
         print(f"  {job['job']:<18}{job['state']:<9}{_progress(job)}".rstrip())
+    for state in seen["slurm"]:
+        print(jobs.line(state))
 
 
 def _progress(job: dict[str, Any]) -> str:
@@ -307,7 +314,7 @@ def export(
     chosen = next((known for known in FORMATS if known == to), None)
     if chosen is None:
         raise UserError(f"--to {to}: no such format; take {', '.join(FORMATS)}")
-    folder = _run_folder(run)
+    folder = run_folder(run)
     made = write(Run(folder.resolve(), load_recipe(folder)), model, chosen, out)
     if as_json:
         seen = {"path": str(made.path), "bytes": made.bytes, "samples": made.samples, "same": made.same}
@@ -317,13 +324,6 @@ def export(
         f"{made.path}: {made.bytes / 1e6:.2f} MB; on {made.samples} test samples its logits differ from the trained "
         f"model's by at most {made.difference:.1g}, {made.same} of {made.samples} have the same class"
     )
-
-
-def _run_folder(run: Path) -> Path:
-    """A run directory as it was given, or that of a recipe."""
-    from kdscale import recipe_files as recipes
-
-    return Path("runs") / recipes.load(run).name if run.is_file() else run
 
 
 def _advance(
@@ -359,6 +359,7 @@ def _bring(
     """Bring the run of a recipe up to a stage, and do what is to be done `then`; the run."""
     from kdscale.pipeline import data, stages
     from kdscale.pipeline import run as runs
+    from kdscale.tracking.status import stop_file
     from launcher import local
 
     if fresh and folder.exists():
@@ -373,7 +374,9 @@ def _bring(
         if remark := data.changed_source(opened):
             shown.say(f"note: {remark}")
         with _stop_on_signals(opened.folder):
-            stages.advance(opened, last, lambda: local.connection(recipe.cluster), shown)
+            stages.advance(
+                opened, last, partial(local.connection, recipe.cluster, stop_file(opened.folder).exists), shown
+            )
             then(opened, shown)
     return opened
 

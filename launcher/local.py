@@ -9,11 +9,12 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdscale.errors import UserError
+from kdscale.errors import RunFailure, UserError
 from kdscale.recipe import Cluster
 
 WORKER_ENVIRONMENT = {
@@ -27,12 +28,22 @@ OBJECT_STORE = 256 << 20
 """Bytes; nothing large passes through Ray, and by default it would claim a third of the memory."""
 
 
+NODES = "KDSCALE_NODES"
+"""In the environment: how many nodes a cluster that is just being started will have."""
+PATIENCE = 300.0
+"""Seconds for all of them to join."""
+
+
 @contextmanager
-def connection(cluster: Cluster) -> Iterator[None]:
+def connection(cluster: Cluster, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Hold a connection to the Ray of `cluster.address` or RAY_ADDRESS, or to a new one of this machine.
+
+    Args:
+        stopped: whether to give up waiting for the nodes of a cluster that is being started.
 
     Raises:
         UserError: no Ray answers at the address.
+        RunFailure: KDSCALE_NODES says how many nodes there will be, and not all of them came.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
     import ray
@@ -64,10 +75,29 @@ def connection(cluster: Cluster) -> Iterator[None]:
             ) from None
     signal.signal(signal.SIGTERM, handler)
     try:
+        if address is not None and os.environ.get(NODES, "").isdigit():
+            _gather(int(os.environ[NODES]), stopped)
         yield
     finally:
         sys.stdout.flush()
         ray.shutdown()
+
+
+def _gather(nodes: int, stopped: Callable[[], bool]) -> None:
+    """Wait until so many nodes are there; what they have together is told on stderr."""
+    import ray
+
+    from kdscale.cluster import capacity
+
+    deadline = time.monotonic() + PATIENCE
+    while (here := sum(node["Alive"] for node in ray.nodes())) < nodes and not stopped():
+        if time.monotonic() > deadline:
+            raise RunFailure(
+                f"{here} of {nodes} nodes joined Ray within {PATIENCE:.0f} s; see what the others say in the logs of Ray's step"
+            )
+        time.sleep(0.1)
+    whole = capacity()
+    print(f"Ray: {here} node{'s' if here > 1 else ''}, {whole.cpus} CPUs, {whole.gpus:g} GPUs", file=sys.stderr)
 
 
 def _knock(address: str) -> None:

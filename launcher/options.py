@@ -43,3 +43,10 @@ def bars() -> Iterator[Any]:
 
     with Bars(Console(stderr=True)) as shown:
         yield shown
+
+
+def run_folder(run: Path) -> Path:
+    """A run directory as it was given, or that of a recipe."""
+    from kdscale import recipe_files as recipes
+
+    return Path("runs") / recipes.load(run).name if run.is_file() else run

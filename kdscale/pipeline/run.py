@@ -11,6 +11,7 @@
     RUN/evaluate-validation/   the same on the validation split
     RUN/features/, RUN/features-validation/, RUN/fusion.json    what `kdscale evaluate --fusion` asked for
     RUN/results.json, RUN/metrics.jsonl, RUN/report/index.html
+    RUN/jobs/                  scripts and logs of the cluster jobs that worked on the run; the launcher's own
     RUN/previous/              artefacts of earlier recipes, kept and taken back when a recipe returns to them
 
 An artefact carries the fingerprint of what made it: the recipe's parts that matter to it and the fingerprints of
@@ -39,6 +40,7 @@ RECIPE = "recipe.yaml"
 MARK = "fingerprint"
 STAGES = "stages.json"
 LOCK = ".driver.lock"
+JOBS = "jobs"
 HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs", "pack", "placement", "workers"})
 """Fields of teachers and student that say how the work is done, not what comes out.
 
@@ -176,7 +178,7 @@ def check_is_run(folder: Path) -> None:
     """Refuse a file, and a folder that holds something else than a run."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a directory with --out")
-    leftovers = any(not entry.name.startswith(".") for entry in folder.iterdir())
+    leftovers = any(not entry.name.startswith(".") and entry.name != JOBS for entry in folder.iterdir())
     if leftovers and not (folder / RECIPE).exists():
         raise UserError(f"{folder}: not a run directory (it has no {RECIPE}) and not empty; take another --out")
 

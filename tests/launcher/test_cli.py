@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-VERBS = ["run", "data", "teachers", "logits", "student", "evaluate", "report", "status"]
+VERBS = ["run", "data", "teachers", "logits", "student", "evaluate", "report", "status", "logs", "cancel"]
 HEAVY = ["torch", "ray", "deepspeed", "wandb", "pyarrow", "sklearn", "matplotlib", "webdataset", "pydantic", "numpy"]
 
 
@@ -26,7 +26,7 @@ def kdscale(*arguments: str, cwd: Path | None = None, debug: bool = False) -> su
     )
 
 
-@pytest.mark.parametrize("verb", [*([v] for v in VERBS), ["data", "import"]], ids=" ".join)
+@pytest.mark.parametrize("verb", [*([v] for v in VERBS), ["data", "import"], ["submit", "slurm"]], ids=" ".join)
 def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
     done = kdscale(*verb, "--help")
     assert done.returncode == 0
