@@ -66,7 +66,7 @@ def test_a_store_of_another_dataset_is_refused(finished, place) -> None:
             "student.deepspeed={train_batch_size: 64}",
             "train_batch_size is 64 but the recipe's student.batch_size is 32",
         ),
-        ("student.deepspeed={fp16: {enabled: true}}", "fp16 does not work on a CPU"),
+        ("student.deepspeed={fp16: {enabled: true}}", "fp16 does not work on this CPU"),
         ("student.model={name: mlp, widths: [3]}", "its options are hidden"),
         ("teachers.cpus=64", "needs 64 CPUs"),
     ],
