@@ -9,9 +9,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kdscale", "kdscale.*", "launcher", "launcher.*"]),
     package_data={
-        "kdscale.report": ["*.html.j2"],
+        "kdscale.report": ["*.j2"],
         "kdscale.training.objectives": ["*.c"],
         "launcher.slurm": ["*.j2"],
+        "kdscale.studies": ["recipes/*.yaml"],
     },
     install_requires=[
         "torch>=2.7",

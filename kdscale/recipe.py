@@ -104,10 +104,19 @@ class Fitting(Section):
     """GPUs of one process; auto takes one each where the cluster has any, 0 keeps to the CPU."""
 
 
+def _names(value: Any) -> Any:
+    return [str(one) for one in value] if isinstance(value, list) else value  # YAML reads 3 as a number
+
+
 class Training(Fitting):
     """What teachers and students have in common."""
 
     model: Model
+    share: float = Field(1.0, gt=0, le=1)
+    """Fraction of the training samples that is learnt from: a teacher's own follows its seed, that of all students and controls
+    the run's."""
+    classes: Annotated[list[str] | None, BeforeValidator(_names)] = None
+    """Classes whose samples are learnt from; all by default. A student still hears of the others from its teachers."""
 
 
 class Teachers(Training):
@@ -121,6 +130,8 @@ class Teachers(Training):
     """The members' seeds count up from here."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes products under autocast; weights stay float32."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd is plain gradient descent, without momentum."""
     max_norm: float | None = Field(None, gt=0)
     """Upper bound of the norm of each unit's incoming weights, after every step."""
     views: ViewSpec = ViewSpec()
@@ -154,6 +165,10 @@ class Teachers(Training):
             raise ValueError(f"pack: is {self.pack}, and members that DeepSpeed trains are not packed; take 1 or auto")
         if self.max_norm is not None:
             raise ValueError("max_norm: DeepSpeed has no such bound; leave it out, or take teachers.workers=1")
+        if self.optimizer != "adamw":
+            raise ValueError(
+                f"optimizer: is {self.optimizer}, and DeepSpeed's own holds; leave it out, and name it in teachers.deepspeed"
+            )
         if self.precision != "float32":
             raise ValueError(
                 f"precision: is {self.precision}, and DeepSpeed's own holds; leave it out, and ask for bf16 or "
