@@ -68,6 +68,12 @@ class Data(Section):
     """Part of the training samples kept for validation, if the source has no validation split."""
     test: Share = 0.2
     """Part of the samples kept for the test, if the source has no test split."""
+    train: Annotated[float, Field(gt=0)] | None = None
+    """Part of the training samples that is imported, once the other splits are cut: below 1 a fraction, from 1 on a count; all by
+    default."""
+    group: str | None = None
+    """What the splits must not share: of a folder, a regular expression whose first group is found in a file's path, such as
+    'airframe-([0-9]+)'; of arrays, the name of an array with one group for each sample. Splits are then cut by whole groups."""
     image_size: int | None = Field(None, ge=1)
     """Resize images to this many pixels a side when they are imported."""
     shard_size: int = Field(2048, ge=1)

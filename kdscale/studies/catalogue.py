@@ -36,10 +36,45 @@ class Study(NamedTuple):
 
 STUDIES: tuple[Study, ...] = (
     Study(
+        "hinton-mnist",
+        "a small net on soft targets makes half the errors of one on labels; which T is best depends on the width",
+        f"{HINTON}, section 3",
+        "2 min",
+        "45 min",
+    ),
+    Study(
+        "hinton-missing-class",
+        "a student knows a class that its transfer set lacks, from soft targets alone, once a bias is mended",
+        f"{HINTON}, section 3",
+        "2 min",
+        "30 min",
+    ),
+    Study(
+        "hinton-soft-regulariser",
+        "with 3% of the data soft targets need no early stopping and beat labels by far",
+        f"{HINTON}, section 6",
+        "2 min",
+        "10 min",
+    ),
+    Study(
+        "mysteries-ntk",
+        "an ensemble of tangent kernels gains, one of them cannot be taught it, training the average gains all",
+        f"{MYSTERIES}, section 1",
+        "2 min",
+        "15 min",
+    ),
+    Study(
+        "mysteries-multiview",
+        "each seed learns some of the views; the ensemble has all, and distillation passes them on",
+        f"{MYSTERIES}, sections 2 to 4",
+        "3 min",
+        "40 min",
+    ),
+    Study(
         "fusion-voting",
         "more voters help every fusion rule; Borda beats plurality; with few voters summed probabilities are best",
         f"{ZUCHNIAK}, fusion rules",
-        "1 min",
+        "2 min",
         "10 min",
     ),
 )
