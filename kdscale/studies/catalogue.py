@@ -57,6 +57,27 @@ STUDIES: tuple[Study, ...] = (
         "10 min",
     ),
     Study(
+        "hinton-speech",
+        "a net distilled from ten keeps more than 80% of what they gain, in frames and in words",
+        f"{HINTON}, section 4",
+        "2 min",
+        "15 min",
+    ),
+    Study(
+        "hinton-jft",
+        "specialists for confusable classes help a generalist, most where most of them cover a class",
+        f"{HINTON}, section 5",
+        "2 min",
+        "10 min",
+    ),
+    Study(
+        "mysteries-gaussian",
+        "on Gaussian inputs, whatever the target function, an ensemble gains far less than on structured data",
+        f"{MYSTERIES}, section 1",
+        "2 min",
+        "10 min",
+    ),
+    Study(
         "mysteries-ntk",
         "an ensemble of tangent kernels gains, one of them cannot be taught it, training the average gains all",
         f"{MYSTERIES}, section 1",

@@ -74,7 +74,7 @@ class Lab:
         data = recipes.load(study.recipe, [*self._before, *self.overrides]).data
         own = any(override.startswith("data.path=") for override in self.overrides)
         if not own and data.path is not None and "://" not in data.path and not Path(data.path).exists():
-            self._before += DIGITS
+            self._before += getattr(study.module, "FALLBACK", DIGITS)
             self.notes.append(
                 f"There is nothing at {data.path}, so these are scikit-learn's 1,797 digits of 8x8 pixels; "
                 "data.path=FOLDER takes your own copy."
