@@ -65,7 +65,16 @@ def _one_connection() -> Iterator[Callable[..., Any]]:
                 connected = True
             return nullcontext()
 
-        yield lambda last, recipe, folder: bring(last, recipe, folder, connect=connect)
+        def bring_up(last: str, recipe: Any, folder: Path, stack: bool = False) -> Any:
+            def then(run: Any, shown: Any) -> None:
+                if stack:
+                    from kdscale.pipeline import features
+
+                    features.work(run, lambda: connect(recipe.cluster, lambda: False), shown)
+
+            return bring(last, recipe, folder, then=then, connect=connect)
+
+        yield bring_up
 
 
 def _list(studies: Any, as_json: bool) -> None:

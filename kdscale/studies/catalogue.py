@@ -92,6 +92,13 @@ STUDIES: tuple[Study, ...] = (
         "40 min",
     ),
     Study(
+        "multi-teacher",
+        "a student with a head for each teacher beats one of their mean, in every cell of teachers and shares",
+        f"{ZUCHNIAK}, distillation",
+        "2 min",
+        "50 min",
+    ),
+    Study(
         "fusion-voting",
         "more voters help every fusion rule; Borda beats plurality; with few voters summed probabilities are best",
         f"{ZUCHNIAK}, fusion rules",

@@ -12,7 +12,7 @@ from kdscale.studies.findings import Claim, Findings, Lines, Row, above
 from kdscale.studies.lab import Lab
 
 SEEDS = (1, 3)
-QUICK = ("teachers.epochs=10",)
+QUICK = ()
 VOTERS = (5, 25, 55)
 SUMMED = "mean_probability"
 PAPER = {

@@ -30,9 +30,9 @@ DIGITS = (
 
 
 class Bring(Protocol):
-    """Brings the run of a recipe up to a stage, as `kdscale run` does."""
+    """Brings the run of a recipe up to a stage, as `kdscale run` does; `stack`: the members' features are stacked as well."""
 
-    def __call__(self, last: str, recipe: Recipe, folder: Path) -> Run: ...
+    def __call__(self, last: str, recipe: Recipe, folder: Path, stack: bool = False) -> Run: ...
 
 
 def results(run: Run) -> dict[str, Any]:
@@ -91,12 +91,14 @@ class Lab:
         measure: Callable[..., Any] = results,
         given: Sequence[Any] = (),
         last: str = "evaluate",
+        stack: bool = False,
     ) -> Any:
         """What is measured of the run of a variation of the recipe, a JSON value; neither is done twice.
 
         Args:
             label: names what is measured; unique in the study.
             measure: a function of the run and of what is `given`.
+            stack: whether the layer on all members' features is fitted as well, for `comparison.FEATURES`.
         """
         recipe = self.recipe(*changes)
         self.used[label] = recipe
@@ -108,7 +110,7 @@ class Lab:
             return kept["value"]
         self.say(f"{self.study.name}: {label}")
         start = time.monotonic()
-        value = measure(self.bring(last, recipe, self.folder / "runs" / shared(recipe)), *given)
+        value = measure(self.bring(last, recipe, self.folder / "runs" / shared(recipe), stack), *given)
         write_json(path, {"mark": mark, "seconds": time.monotonic() - start, "recipe": tree, "value": value})
         return value
 

@@ -12,7 +12,7 @@ FAR = 2.0
 """A gain is far smaller than another if it is less than the other over this."""
 MULTIVIEW = (
     *("data.source=kdscale.data.generated.multiview:load", "data.normalize=false", "data.lanes=4"),
-    "data.options={classes: 8, single: 0.01}",
+    "data.options={k: 8, single: 0.01}",
     "teachers.model={name: smoothed, neurons: 6}",
     *("teachers.optimizer=sgd", "teachers.lr=0.5", "teachers.schedule=constant", "teachers.batch_size=100"),
     *("teachers.epochs=416", "teachers.checkpoint_epochs=416", "student.batch_size=100", "fusion=mean_logit"),

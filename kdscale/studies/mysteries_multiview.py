@@ -24,7 +24,7 @@ FIRST = 100
 REACH: dict[str, tuple[float, ...]] = {
     "single": (0.0, 0.01, 0.05, 0.2),
     "noise": (0.1, 0.5, 1.0, 2.0),
-    "classes": (4, 8, 16),
+    "k": (4, 8, 16),
 }
 """What is varied, one at a time, in the full form."""
 
@@ -69,7 +69,7 @@ def _reach(lab: Lab, option: str) -> Lines:
     for value in REACH[option]:
         seeds = [FIRST + seed for seed in range(2)]
         changes = [f"data.options.{option}={value}", f"student.seeds={seeds}"]
-        if option == "classes":
+        if option == "k":
             changes.append(f"data.options.train={75 * int(value)}")
         found = lab.run(f"reach-{option}-{value:g}", *changes, measure=accuracies)
         for name, part in (("single", "teachers"), ("distilled", "students")):
@@ -98,7 +98,7 @@ def accuracies(run: Run) -> dict[str, Any]:
 def _learnt(run: Run, model: evaluate.Trained) -> float:
     """The share of all views whose nearest neuron of their class answers above the bend of its smoothed ReLU."""
     options = run.recipe.data.options
-    basis = features(*(options.get(name, value) for name, value in (("classes", 8), ("views", 2), ("dimension", 200))))
+    basis = features(*(options.get(name, value) for name, value in (("k", 8), ("views", 2), ("dimension", 200))))
     weights = load_file(model.folder / WEIGHTS)["weight"].numpy()
     response = np.einsum("cmd,cvd->cmv", weights, basis).max(1)
     return fmean((response > model.spec.options.get("rho", 0.3)).ravel().tolist())

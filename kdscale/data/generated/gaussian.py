@@ -23,14 +23,14 @@ Target = Literal["linear", "quadratic", "network", "cosine", "nearest"]
 def load(
     path: str | None = None,
     target: Target = "network",
-    classes: int = 10,
+    k: int = 10,
     dimension: int = 64,
     train: int = 5000,
     test: int = 5000,
     noise: float = 0.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Arrays (N, d) of standard normal numbers, and as labels the largest of `classes` functions of them.
+    """Arrays (N, d) of standard normal numbers, and as labels the largest of `k` functions of them.
 
     Args:
         target: linear: w_c x; quadratic: x' A_c x; network: a random ReLU net of 64 hidden units; cosine: a random net of 64
@@ -43,7 +43,7 @@ def load(
     for number, (split, count) in enumerate((("train", train), ("test", test))):
         random = generator(seed, 22, number)
         x = random.standard_normal((count, dimension))
-        score = values(x, target, classes, seed)
+        score = values(x, target, k, seed)
         score = (score - score.mean(0)) / score.std(0)  # so that all classes are about as frequent
         score += noise * random.standard_normal(score.shape)
         made[f"x_{split}"], made[f"y_{split}"] = x.astype(np.float32), score.argmax(1)

@@ -5,7 +5,7 @@ multi-view sample, and on single-view samples only where they show the feature t
 
     data:
       source: kdscale.data.generated.multiview:load
-      options: { classes: 8, single: 0.01 }
+      options: { k: 8, single: 0.01 }
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def features(classes: int, views: int, dimension: int, seed: int = 0) -> NDArray
 
 def load(
     path: str | None = None,
-    classes: int = 8,
+    k: int = 8,
     views: int = 2,
     dimension: int = 200,
     patches: int = 6,
@@ -48,6 +48,7 @@ def load(
     """Arrays (N, P, d): a training split, a validation split of multi-view samples and a test split of single-view ones.
 
     Args:
+        k: classes.
         train, multi, single_views: samples of the three splits.
         single: mu, the fraction of single-view training samples.
         own: strengths of the own class's features are uniform between these.
@@ -56,7 +57,7 @@ def load(
         crowd: features of other classes that a sample shows on average.
         noise: standard deviation of the Gaussian noise of a coordinate, times the root of the dimension.
     """
-    basis = features(classes, views, dimension, seed)
+    basis = features(k, views, dimension, seed)
     made: dict[str, Any] = {}
     for number, (split, count, share) in enumerate(
         (("train", train, single), ("validation", multi, 0.0), ("test", single_views, 1.0))
