@@ -142,6 +142,8 @@ class Teachers(Training):
     """Upper bound of the norm of each unit's incoming weights, after every step."""
     views: ViewSpec = ViewSpec()
     """Augmentation while training; it follows the member's seed."""
+    weights: list[str] = Field(default_factory=list)
+    """safetensors files of members that are finished, one for each seed in order: they are taken as they are, and none is trained."""
     pack: int | str = "auto"
     """Members that share a process and take their steps together; 1 trains each alone, auto measures once what is faster
     (and trains each alone where a student follows them, see student.quorum)."""
@@ -160,6 +162,14 @@ class Teachers(Training):
         if self.pack != "auto" and (isinstance(self.pack, str) or self.pack < 1):
             raise ValueError(
                 f"pack: is {self.pack}; give the number of members that share a process, 1 for none, or auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_for_all(self) -> "Teachers":
+        if self.weights and len(self.weights) != self.count:
+            raise ValueError(
+                f"weights: names {len(self.weights)} files for {self.count} members; give one for each, or none"
             )
         return self
 

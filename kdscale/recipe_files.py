@@ -137,6 +137,8 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     if data.path and "://" not in data.path and not data.path.startswith("pipe:"):
         data = data.model_copy(update={"path": str(_find(data.path, folder))})
     teachers, student = _with_deepspeed(recipe.teachers, folder), _with_deepspeed(recipe.student, folder)
+    if teachers.weights:
+        teachers = teachers.model_copy(update={"weights": [str(_find(path, folder)) for path in teachers.weights]})
     logits = recipe.logits
     if logits.path and "://" not in logits.path:
         logits = logits.model_copy(update={"path": str(Path(logits.path).expanduser().absolute())})

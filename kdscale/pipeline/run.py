@@ -54,7 +54,7 @@ FREE = (
     *(f"teachers.{field}:" for field in HOW_ONLY | GROWS),
 )
 """What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""
-ADDED = frozenset({"deepspeed", "share", "classes", "optimizer"})
+ADDED = frozenset({"deepspeed", "share", "classes", "optimizer", "weights"})
 """Fields of teachers that came later: at their defaults they leave a member's fingerprint what it was."""
 IMPORTED = "imported.json"
 """In RUN/data: the import is whole, and what it was of."""

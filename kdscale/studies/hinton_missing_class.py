@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from kdscale.pipeline import evaluate
 from kdscale.pipeline.run import Run
 from kdscale.studies.findings import Findings, Row, above
+from kdscale.studies.hinton_mnist import SMALL
 from kdscale.studies.lab import Lab
 
 SEEDS = (1, 3)
-QUICK = ("teachers.epochs=2", "student.epochs=4", "student.model.hidden=[400, 400]")
+QUICK = (SMALL, "teachers.epochs=3", "student.epochs=3", "student.model.hidden=[300, 300]")
 MISSING, FEW = "3", ("7", "8")
 SHIFTS = np.linspace(-20, 20, 801)
 
