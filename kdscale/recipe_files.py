@@ -76,8 +76,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node = tree
     for parent in parents:
         child = node.get(parent)
-        if isinstance(child, str) and parent == "model":
-            child = {"name": child}
+        if isinstance(child, str) and parent in ("model", "fusion"):  # a string is short for the name alone
+            child = {"name" if parent == "model" else "rule": child}
         if child is None:
             child = {}
         if not isinstance(child, dict):

@@ -30,11 +30,13 @@ def tables(study: Mapping[str, Any]) -> list[Table]:
     numbers = _grid("measured", "here", "seeds", "the paper", "unit", title=f"{study['study']}: {study['source']}")
     for row in _rows(study):
         numbers.add_row(row["what"], row["ours"], row["seeds"], row["paper"], row["unit"])
-    claims = _grid("claim", "margin", "needed", "seeds", "here", caption=" ".join(study["notes"]))
+    claims = _grid("claim", "margin", "needed", "seeds", "here")
     for claim in _claims(study):
         here = Text("holds", "green") if claim["holds"] else Text("does not hold", "bold red")
         claims.add_row(claim["what"], claim["margin"], claim["bound"], claim["seeds"], here)
-    return [numbers, claims]
+    shown = [numbers, claims] if claims.row_count else [numbers]
+    shown[-1].caption = Text(" ".join(study["notes"])) if study["notes"] else None
+    return shown
 
 
 def render(folder: Path, study: Mapping[str, Any]) -> Path:
@@ -138,10 +140,9 @@ def _number(mean: float, spread: float | None) -> str:
     return f"{mean:.{decimals}f}" if spread is None else f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
 
 
-def _grid(*headings: str, title: str | None = None, caption: str | None = None) -> Table:
+def _grid(*headings: str, title: str | None = None) -> Table:
     grid = Table(
         title=title and Text(title),
-        caption=caption and Text(caption),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,

@@ -106,6 +106,13 @@ STUDIES: tuple[Study, ...] = (
         "40 min",
     ),
     Study(
+        "mysteries-views",
+        "channels of an intermediate layer respond to parts of a class, other ones in another seed: a page to look at",
+        f"{MYSTERIES}, figure 5",
+        "1 min",
+        "10 min",
+    ),
+    Study(
         "multi-teacher",
         "a student with a head for each teacher beats one of their mean, in every cell of teachers and shares",
         f"{ZUCHNIAK}, distillation",
