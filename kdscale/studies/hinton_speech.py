@@ -71,7 +71,7 @@ def recognised(run: Run) -> dict[str, Any]:
         options.get("held_out", ("theo", "yweweler")),
         options.get("validation", 5),
     )["test"]
-    ends = np.cumsum([fsdd.rows(one, options.get("every", 2)) for one in said])[:-1]
+    ends = np.cumsum([len(fsdd.places(one, options.get("every", 2))) for one in said])[:-1]
 
     def both(p: NDArray[np.floating]) -> tuple[float, float]:
         frames = 100 * float((p.argmax(1) == test.y).mean())

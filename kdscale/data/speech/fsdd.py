@@ -80,9 +80,10 @@ def split_of(every: Sequence[Utterance], held_out: Sequence[str], validation: in
     }
 
 
-def rows(utterance: Utterance, every: int) -> int:
-    """How many samples an utterance gives."""
-    return -(-len(utterance.frames) // every)
+def places(utterance: Utterance, every: int) -> NDArray[np.int64]:
+    """The frames of an utterance that are samples: one of `every`, the first one another for each take."""
+    frames = len(utterance.frames)
+    return np.arange(utterance.take % min(every, frames), frames, every)
 
 
 def utterances(path: str | None) -> list[Utterance]:
@@ -147,6 +148,6 @@ def _samples(
     frames = utterance.frames
     scaled = (frames - frames.mean(0)) / (frames.std() + 1e-6)  # each band about its mean, as recordings differ in it
     pixels = np.clip(128 + 40 * scaled, 0, 255).astype(np.uint8)
-    at = np.arange(0, len(frames), every)
+    at = places(utterance, every)
     seen = np.clip(at[:, None] + np.arange(context) - heard, 0, len(frames) - 1)
     return pixels[seen], utterance.digit * states + segments(len(frames), states)[at]
