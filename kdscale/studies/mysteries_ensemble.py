@@ -6,7 +6,7 @@ from kdscale.studies.findings import Claim, Findings, Lines, Row, above
 from kdscale.studies.lab import Lab
 
 SEEDS = (2, 4)
-QUICK = ("teachers.count=4", "teachers.epochs=20", "student.epochs=20", "joint.networks=4", "data.train=300")
+QUICK = ("teachers.count=5", "joint.networks=5")
 LARGE = ("teachers.count=20",)
 """The full form's ensemble."""
 

@@ -12,7 +12,7 @@ from kdscale.studies.lab import Lab
 from kdscale.training.done import WEIGHTS
 
 SEEDS = (2, 5)
-QUICK = ("teachers.epochs=20", "student.epochs=20", "data.train=300")
+QUICK = ()
 
 
 def measure(lab: Lab) -> Findings:

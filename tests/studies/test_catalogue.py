@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kdscale import recipe_files
 from kdscale.errors import UserError
@@ -21,6 +22,13 @@ def test_recipes_load_in_both_forms(study: Study) -> None:
     assert 1 <= few <= many
     fallback = getattr(study.module, "FALLBACK", ())
     assert recipe_files.load(study.recipe, [*study.module.QUICK, *fallback]).data
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_recipes_are_whole(study: Study) -> None:
+    """An installed recipe has no neighbours to refer to, but for data, which may be elsewhere."""
+    tree = yaml.safe_load(study.recipe.read_text())
+    assert not any(isinstance(tree[part].get("deepspeed"), str) for part in ("teachers", "student"))
 
 
 def test_every_recipe_is_of_a_study() -> None:
