@@ -43,7 +43,7 @@ class Claim:
             "what": self.what,
             **summed(self.margins),
             "unit": self.unit,
-            "bound": f"> {self.least:g}",
+            "bound": f"> {self.least:.3g}",
             "holds": self.holds,
         }
 

@@ -57,6 +57,10 @@ def load(
         crowd: features of other classes that a sample shows on average.
         noise: standard deviation of the Gaussian noise of a coordinate, times the root of the dimension.
     """
+    if patches <= views:
+        raise UserError(
+            f"data.options.patches: is {patches}, and each of {views} views needs one of its own; take more"
+        )
     basis = features(k, views, dimension, seed)
     made: dict[str, Any] = {}
     for number, (split, count, share) in enumerate(
@@ -90,7 +94,10 @@ def _samples(
     shown = random.integers(views, size=count)
     hidden = lone[:, None] & (np.arange(views) != shown[:, None])
     strength[np.arange(count), y] = np.where(hidden, missing, mine)
-    where = random.integers(patches, size=(count, classes, views))
+    order = random.permuted(np.tile(np.arange(patches), (count, 1)), axis=1)
+    elsewhere = random.integers(views, patches, size=(count, classes * views))
+    where = np.take_along_axis(order, elsewhere, 1).reshape(count, classes, views)
+    where[np.arange(count), y] = order[:, :views]  # views in one patch would be learnt together
     x = random.standard_normal((count, patches, dimension)) * (noise / dimension**0.5)
     for patch in range(patches):
         x[:, patch] += np.einsum("ncv,cvd->nd", strength * (where == patch), basis)

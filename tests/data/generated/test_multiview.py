@@ -37,8 +37,10 @@ def test_multi_view_samples_show_all_views_and_single_view_ones_one() -> None:
     assert 0.5 < (others > 0.1).sum((1, 2)).mean() < 2  # of 1.5 in all, those of the other classes
 
 
-def test_a_feature_lies_in_one_patch() -> None:
+def test_each_view_of_the_class_has_a_patch_of_its_own() -> None:
     made = load(k=4, dimension=50, patches=6, train=8, multi=50, single_views=8, noise=0.0, crowd=0.0)
     filled = (np.abs(made["x_validation"]).max(2) > 1e-9).sum(1)
-    assert filled.max() <= 2
+    assert set(filled.tolist()) == {2}
+    with pytest.raises(UserError, match="take more"):
+        load(patches=2)
     assert made["x_train"].dtype == np.float32
