@@ -17,7 +17,7 @@ from kdscale.studies.lab import Lab
 from kdscale.training.metrics import softmax
 
 SEEDS = (2, 3)
-QUICK = ("teachers.count=5", "teachers.epochs=2", "student.epochs=2", "data.options.every=6")
+QUICK = ("teachers.count=5", "teachers.epochs=8", "student.epochs=8", "data.options.every=4")
 FALLBACK = ("data.path=null",)
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
 BEST = 2.0
