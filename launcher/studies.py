@@ -60,6 +60,9 @@ def _one_connection() -> Iterator[Callable[..., Any]]:
 
         def connect(cluster: Any, stopped: Callable[[], bool]) -> AbstractContextManager[None]:
             nonlocal connected
+            if connected and not _alive():
+                stack.close()
+                connected = False
             if not connected:
                 stack.enter_context(local.connection(cluster, stopped))
                 connected = True
@@ -75,6 +78,13 @@ def _one_connection() -> Iterator[Callable[..., Any]]:
             return bring(last, recipe, folder, then=then, connect=connect)
 
         yield bring_up
+
+
+def _alive() -> bool:
+    """Whether a node of the Ray that is connected is left; on a machine that is very busy Ray may give up its only one."""
+    from kdscale.cluster import capacity
+
+    return capacity().cpus > 0
 
 
 def _list(studies: Any, as_json: bool) -> None:

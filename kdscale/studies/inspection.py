@@ -18,7 +18,7 @@ from kdscale.studies.lab import Lab
 from kdscale.training.metrics import softmax
 
 SEEDS = (2, 5)
-QUICK = ("teachers.count=3", "teachers.epochs=8", "student.epochs=8")
+QUICK = ("teachers.count=3", "teachers.epochs=20", "student.epochs=20")
 FALSE_ALARMS = 0.05
 """Part of the pictures without a finding that may raise an alarm."""
 TASKS = {

@@ -101,10 +101,10 @@ def _landscape(
         base = hills[foot] + random.uniform(0, 3)
         rise, lean = random.uniform(0.25, 0.6) * size, random.uniform(-0.6, 0.6)
         height = np.clip((base - down) / rise, 0, None)
-        width = 0.8 + 3.5 * height
+        width = 1.2 + 5 * height
         plume = np.exp(-(((across - foot - lean * (base - down)) / width) ** 2)) * (down <= base) * (height < 1)
-        plume *= np.clip(0.75 + 0.4 * _blobs(random, size, 1.2), 0, 1) * random.uniform(0.25, 0.7)
-        picture += plume[..., None] * (np.array([190, 188, 186]) - picture)
+        plume *= np.clip(0.75 + 0.4 * _blobs(random, size, 1.2), 0, 1) * random.uniform(0.45, 0.9)
+        picture += plume[..., None] * (random.uniform(60, 130) - picture)
     return _seen(random, picture)
 
 
