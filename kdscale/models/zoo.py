@@ -21,6 +21,7 @@ from kdscale.models.mlp import mlp
 from kdscale.models.resnet import resnet, wide_resnet
 from kdscale.models.smoothed import smoothed
 from kdscale.models.specialist import specialist
+from kdscale.models.supernet import supernet
 from kdscale.models.tangent import tangent
 from kdscale.recipe import ModelSpec
 
@@ -35,6 +36,7 @@ ZOO: dict[str, Factory] = {
     "mixture": mixture,
     "specialist": specialist,
     "smoothed": smoothed,
+    "supernet": supernet,
     "tangent": tangent,
 }
 

@@ -1,16 +1,19 @@
 """Students of several teachers (Zuchniak 2023): the mean of the targets, the mean of the losses, mimic-all, and the super-net.
 
-The super-net is a layer trained on all teachers' penultimate features (`stacked_features`); it is measured as an ensemble.
+The super-net is a layer trained on all teachers: on their penultimate features it is measured as an ensemble (`stacked_features`), on
+their logits (model `supernet`) it teaches a student.
 """
 
+import json
 from statistics import fmean
 from typing import Any
 
 from kdscale.ensemble import comparison
-from kdscale.pipeline import comparing
+from kdscale.pipeline import comparing, teachers
 from kdscale.pipeline.run import Run
 from kdscale.studies.findings import Claim, Findings, Lines, Row, above
 from kdscale.studies.lab import Lab, results
+from kdscale.training.done import WEIGHTS
 
 SEEDS = (2, 2)
 QUICK = ("teachers.epochs=5", "student.epochs=5", "data.validation=1000")
@@ -81,16 +84,33 @@ def _grid(lab: Lab, found: Findings, name: str, changes: tuple[str, ...]) -> Non
     ]
     if len(counts) > 1:
         found.lines.append(Lines(f"Students by teachers, {name}", "teachers", "accuracy, %", series))
+    _supernet(lab, found, name, changes, max(counts), shares[-1])
+
+
+def _supernet(lab: Lab, found: Findings, name: str, changes: tuple[str, ...], count: int, share: float) -> None:
+    """The layer on all teachers' features, as an ensemble; and that on their logits, as the teacher of a student."""
+    pupils, about = (
+        f"student.seeds={[100 + seed for seed in range(lab.seeds)]}",
+        f"{name}, {count} teachers, p = {share:g}",
+    )
     stacked = lab.run(
-        f"{name}-super-net",
-        *changes,
-        f"teachers.count={max(counts)}",
-        f"teachers.share={shares[-1]}",
+        f"{name}-stacked",
+        *(*changes, f"teachers.count={count}", f"teachers.share={share}", pupils),
         measure=stacking,
         stack=True,
     )
+    above_them = {
+        "name": "supernet",
+        "model": lab.recipe(*changes).teachers.model.model_dump(mode="json"),
+        "weights": stacked.pop("weights"),
+    }
+    test = lab.run(
+        f"{name}-super-net", *changes, "teachers.count=1", f"teachers.model={json.dumps(above_them)}", pupils
+    )
+    found.rows += [Row(f"{rule}: {about}", [value]) for rule, value in stacked.items()]
     found.rows += [
-        Row(f"{rule}: {name}, {max(counts)} teachers, p = {shares[-1]:g}", [value]) for rule, value in stacked.items()
+        Row(f"super-net on logits: {about}", [100 * test["ensemble"]["accuracy"]]),
+        Row(f"student of the super-net: {about}", [100 * run["accuracy"] for run in test["student"]["runs"]]),
     ]
 
 
@@ -118,6 +138,7 @@ def _students(
 
 
 def stacking(run: Run) -> dict[str, Any]:
-    """Accuracy (%) of the mean probability and of the layer on all teachers' features."""
+    """Accuracy (%) of the mean probability and of the layer on all teachers' features; the teachers' weights."""
     compared = comparing.compare(run, ["mean_probability", comparison.FEATURES])
-    return {row["rule"]: 100 * row["accuracy"] for row in compared["rules"]}
+    weights = [str(teachers.member_folder(run, seed) / WEIGHTS) for seed in run.recipe.teachers.seeds]
+    return {**{row["rule"]: 100 * row["accuracy"] for row in compared["rules"]}, "weights": weights}
