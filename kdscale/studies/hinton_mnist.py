@@ -7,7 +7,7 @@ from kdscale.studies.lab import Lab
 
 SEEDS = (1, 3)
 SMALL = "teachers.model={name: mlp, hidden: [400, 400], dropout: 0.2}"
-QUICK = (SMALL, "teachers.epochs=3", "student.epochs=5", "student.share=0.25")
+QUICK = (SMALL, "teachers.epochs=2", "student.epochs=5", "student.share=0.25")
 WIDTHS = (800, 300, 30)
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 PLAIN = 20.0
@@ -37,7 +37,7 @@ def measure(lab: Lab) -> Findings:
                 control = [run["errors"] for run in test["control"]["runs"]]
     first = errors[WIDTHS[0]]
     rows = [
-        Row("teacher 1200-1200, dropout, max-norm, jitter", teacher, 67, "errors"),
+        Row("teacher, with dropout, max-norm and jitter", teacher, 67, "errors"),
         Row("800-800 on labels", control, 146, "errors"),
         Row(f"800-800 on soft targets, T = {PLAIN:g}", first[PLAIN], 74, "errors"),
         *(
