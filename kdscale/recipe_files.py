@@ -60,7 +60,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); mend it there") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections such as data, teachers and student")
-    return tree
+    unshared: dict[str, Any] = _unshared(tree)
+    return unshared
+
+
+def _unshared(value: Any) -> Any:
+    """The same tree with no part in two places, so that an override of one does not change what a YAML alias made of it."""
+    if isinstance(value, dict):
+        return {key: _unshared(part) for key, part in value.items()}
+    return [_unshared(part) for part in value] if isinstance(value, list) else value
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

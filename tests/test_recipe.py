@@ -197,3 +197,18 @@ def test_several_teachers_are_matched_as_the_recipe_says() -> None:
         Recipe.model_validate({**tree, "fusion": "mean_logit"})
     with pytest.raises(ValueError, match="no heads to fold"):
         Recipe.model_validate({**tree, "student": {"model": "mlp", "fold": True}})
+
+
+def test_an_override_leaves_what_an_alias_copied(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "name: a\nteachers: { model: &net { name: mlp, hidden: [8] } }\nstudent: { model: *net }\n"
+    )
+    recipe = load(tmp_path / "a.yaml", ["student.model.dropout=0.5", "fusion.members=[0]"])
+    assert recipe.student.model.options == {"hidden": [8], "dropout": 0.5}
+    assert recipe.teachers.model.options == {"hidden": [8]}
+
+
+def test_fields_of_a_fusion_that_was_named_alone_can_be_overridden(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nfusion: mean_logit\nteachers: { model: mlp }\nstudent: { model: mlp }\n")
+    recipe = load(tmp_path / "a.yaml", ["fusion.members=[1]"])
+    assert (recipe.fusion.rule, recipe.fused_seeds) == ("mean_logit", [1])
