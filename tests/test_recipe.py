@@ -203,12 +203,12 @@ def test_an_override_leaves_what_an_alias_copied(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
         "name: a\nteachers: { model: &net { name: mlp, hidden: [8] } }\nstudent: { model: *net }\n"
     )
-    recipe = load(tmp_path / "a.yaml", ["student.model.dropout=0.5", "fusion.members=[0]"])
+    recipe = recipes.load(tmp_path / "a.yaml", ["student.model.dropout=0.5", "fusion.members=[0]"])
     assert recipe.student.model.options == {"hidden": [8], "dropout": 0.5}
     assert recipe.teachers.model.options == {"hidden": [8]}
 
 
 def test_fields_of_a_fusion_that_was_named_alone_can_be_overridden(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("name: a\nfusion: mean_logit\nteachers: { model: mlp }\nstudent: { model: mlp }\n")
-    recipe = load(tmp_path / "a.yaml", ["fusion.members=[1]"])
+    recipe = recipes.load(tmp_path / "a.yaml", ["fusion.members=[1]"])
     assert (recipe.fusion.rule, recipe.fused_seeds) == ("mean_logit", [1])
