@@ -16,7 +16,7 @@ from kdscale.studies.hinton_mnist import SMALL
 from kdscale.studies.lab import Lab
 
 SEEDS = (1, 3)
-QUICK = (SMALL, "teachers.epochs=2", "student.epochs=3", "student.model.hidden=[300, 300]")
+QUICK = (SMALL, "teachers.epochs=3", "student.epochs=3", "student.model.hidden=[300, 300]")
 MISSING, FEW = "3", ("7", "8")
 SHIFTS = np.linspace(-20, 20, 801)
 

@@ -7,7 +7,7 @@ from kdscale.studies.lab import Lab
 
 SEEDS = (1, 3)
 SMALL = "teachers.model={name: mlp, hidden: [400, 400], dropout: 0.2}"
-QUICK = (SMALL, "teachers.epochs=2", "student.epochs=5", "student.share=0.25")
+QUICK = (SMALL, "teachers.epochs=3", "student.epochs=5", "student.share=0.25")
 WIDTHS = (800, 300, 30)
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 PLAIN = 20.0

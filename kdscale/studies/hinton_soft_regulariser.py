@@ -9,7 +9,7 @@ from kdscale.studies.findings import Claim, Findings, Row, above
 from kdscale.studies.lab import Lab
 
 SEEDS = (2, 5)
-QUICK = ("teachers.epochs=3", "student.epochs=25")
+QUICK = ("teachers.epochs=3", "student.epochs=40")
 NOISE = 0.3
 """Percentage points by which early stopping may help and still count as not needed."""
 
