@@ -16,7 +16,7 @@ from kdscale.studies.lab import Lab, results
 from kdscale.training.done import WEIGHTS
 
 SEEDS = (2, 2)
-QUICK = ("teachers.epochs=5", "student.epochs=5", "data.validation=1000")
+QUICK = ("data.validation=1000",)
 FALLBACK = (
     "data.source=digits",
     "data.path=null",
@@ -104,9 +104,8 @@ def _supernet(lab: Lab, found: Findings, name: str, changes: tuple[str, ...], co
         "model": lab.recipe(*changes).teachers.model.model_dump(mode="json"),
         "weights": stacked.pop("weights"),
     }
-    test = lab.run(
-        f"{name}-super-net", *changes, "teachers.count=1", f"teachers.model={json.dumps(above_them)}", pupils
-    )
+    taught = ("teachers.count=1", f"teachers.model={json.dumps(above_them)}", "teachers.epochs=30", "teachers.lr=0.01")
+    test = lab.run(f"{name}-super-net", *changes, *taught, pupils)
     found.rows += [Row(f"{rule}: {about}", [value]) for rule, value in stacked.items()]
     found.rows += [
         Row(f"super-net on logits: {about}", [100 * test["ensemble"]["accuracy"]]),
