@@ -77,7 +77,11 @@ def teach(run: Run, bars: Bars, students: bool) -> float:
     Returns:
         The seconds at the end that were labelling alone.
     """
-    labelling = logits.Labelling(run, bars)
+    with logits.Labelling(run, bars) as labelling:
+        return _teach(run, bars, students, labelling)
+
+
+def _teach(run: Run, bars: Bars, students: bool, labelling: logits.Labelling) -> float:
     quorum = run.recipe.student.quorum
     if not students or quorum is None or not student.missing(run):
         return teachers.work(run, bars, then=labelling)
