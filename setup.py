@@ -11,6 +11,7 @@ setup(
     package_data={
         "kdscale.report": ["*.html.j2"],
         "kdscale.training.objectives": ["*.c"],
+        "kdscale.tracking": ["metrics.yaml"],
         "launcher.slurm": ["*.j2"],
     },
     install_requires=[
@@ -18,7 +19,8 @@ setup(
         "deepspeed>=0.17",
         "ray[default]>=2.50",
         "webdataset>=1.0",
-        "wandb>=0.22",
+        "wandb>=0.31",
+        "wandb-workspaces>=0.4",
         "pyarrow>=20",
         "numpy>=1.26",
         "pydantic>=2.7",
@@ -52,6 +54,7 @@ setup(
             "onnxscript>=0.5",
             "onnxruntime>=1.20",
             "pandas>=2.2",
+            "playwright>=1.50",
             "polars>=1",
             "ruff",
             "mypy",

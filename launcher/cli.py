@@ -20,6 +20,7 @@ from kdscale.errors import RunFailure, Stopped, UserError
 from launcher import submit
 from launcher.options import DefaultGroup, DryRun, Fresh, Json, Out, Overrides, RecipeFile, bars, run_folder
 from launcher.store import logits_app
+from launcher.tracking import wandb_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +39,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(logits_app, name="logits")
+app.add_typer(wandb_app, name="wandb")
 submit.add_to(app)
 
 

@@ -196,6 +196,7 @@ class Labelling:
         run = self.run
         needs = cluster.needs(run.recipe.teachers.cpus, run.recipe.teachers.gpus)
         shards = run.manifest.splits[SPLIT]
+        self.rates.start()
         for part in self._parts(seed, checksum):
             rows = sum(shards[number].samples for number, _ in part)
             tasks.submit(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdscale.errors import UserError
 from kdscale.files import digest
-from kdscale.pipeline import data, evaluate, joint, logits, packs, report, specialists, student, teachers
+from kdscale.pipeline import data, evaluate, joint, lineage, logits, packs, report, specialists, student, teachers
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -69,6 +69,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             if account.other:
                 run.spend("logits", identity(run, "logits"), account.other)
             bars.say(f"{stage}: done in {time.monotonic() - start:.1f} s")
+    lineage.publish(run)
 
 
 def teach(run: Run, bars: Bars, students: bool) -> float:

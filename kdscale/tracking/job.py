@@ -33,6 +33,7 @@ class JobTracker:
     def __init__(
         self, job_dir: Path, stage: str, job: str, resume_step: int, wandb: WandB, who: Callable[[], Identity]
     ) -> None:
+        self._kind = kind_of(stage, job)
         self._metrics = MetricsLog(job_dir / METRICS, resume_step, stage=stage, job=job)
         self._wandb = open_run(wandb, job_dir, who)
         for step, values in rows(job_dir):  # rows that a kill lost on their way to W&B, or from before it was on
@@ -40,11 +41,11 @@ class JobTracker:
 
     def log(self, step: int, **values: Any) -> None:
         self._metrics.log(step, **values)
-        self._wandb.log(step, named(values))
+        self._wandb.log(step, named(self._kind, values))
 
     def summary(self, **values: Any) -> None:
         """Set values in the summary of the W&B run; metrics.jsonl has rows alone."""
-        self._wandb.summary(named(values))
+        self._wandb.summary(named(self._kind, values))
 
     def close(self, exit_code: int = 0) -> None:
         self._metrics.close()
@@ -83,10 +84,10 @@ def rows(job_dir: Path) -> list[tuple[int, dict[str, Any]]]:
     """The rows of a job's metrics.jsonl as W&B gets them: (step, values by their names there)."""
     found = []
     for row in read(job_dir / METRICS):
-        values = {key: value for key, value in row.items() if key not in ("stage", "job", "step")}
-        found.append((row["step"], named({key: value for key, value in values.items() if value is not None})))
+        values = {key: value for key, value in row.items() if key not in ("stage", "job", "step") and value is not None}
+        found.append((row["step"], named(kind_of(row["stage"], row["job"]), values)))
     return found
 
 
-def named(values: dict[str, Any]) -> dict[str, Any]:
-    return {names.of(field): value for field, value in values.items()}
+def named(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {names.of(kind, field): value for field, value in values.items()}

@@ -16,8 +16,13 @@ class Throughput:
         self._opens = opens
         self._record: JobTracker | None = None
         self._rows = self._said = 0
-        self._begun = self._last = time.monotonic()
+        self._begun = self._last = 0.0
         self._blocks = 0
+
+    def start(self) -> None:
+        """A member begins to label; the clock runs from the first of them."""
+        self._begun = self._begun or time.monotonic()
+        self._last = self._last or self._begun
 
     @property
     def begun(self) -> bool:

@@ -14,8 +14,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdscale import files
 from kdscale.recipe import WandB
@@ -31,8 +32,8 @@ DOWN_FOR = 600
 """Seconds for which a process does not ask a server again that has refused it."""
 ASIDE = "-offline"
 """Ends the id of a run that wandb-core has begun online and given up."""
-_DOWN: dict[str | None, float] = {}
-"""Until when a server is not asked again, by its address."""
+_DOWN: dict[str | None, tuple[float, str]] = {}
+"""Until when a server is not asked again, by its address, and why."""
 
 
 class Off:
@@ -159,9 +160,6 @@ def open_run(settings: WandB, run_dir: Path, who: Callable[[], Identity]) -> Off
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         run = start(settings, run_dir, job)
-        for step, of in names.STEPS.items():
-            run.define_metric(step)
-            run.define_metric(of, step_metric=step)
         watermark = Watermark(run_dir / WATERMARK, job.id, offline=run.offline)
         if run.resumed and isinstance(step := run.summary.get(names.STEP), int):
             watermark.reached(step)
@@ -173,24 +171,62 @@ def open_run(settings: WandB, run_dir: Path, who: Callable[[], Identity]) -> Off
 
 def start(settings: WandB, run_dir: Path, job: Identity) -> Any:
     """The wandb run of a job in the mode that the recipe asks for; offline where online fails."""
+    if settings.mode == "offline":
+        return _init(settings, "offline", run_dir, job)
+    try:
+        return start_online(settings, run_dir, job)
+    except Exception as error:
+        refused = isinstance(error, Refused)
+        aside = job if refused else replace(job, id=f"{job.id}{ASIDE}")
+        run = _init(settings, "offline", run_dir, aside)
+        warn(
+            f"W&B server {run.settings.base_url} {error if refused else _why(error)}; "
+            f"{job.name} is logged offline, send it later with: kdscale wandb sync RUN"
+        )
+        return run
+
+
+class Refused(Exception):
+    """Why a server is not asked for a run: it does not answer, or takes no key."""
+
+
+def start_online(settings: WandB, run_dir: Path, job: Identity) -> Any:
+    """The run of a job on the server.
+
+    Raises:
+        Refused: the server cannot be used; nothing was begun.
+        Exception: whatever wandb raises when it begins a run.
+    """
+    import wandb
+
+    until, why = _DOWN.get(settings.base_url, (0.0, ""))
+    if time.monotonic() < until:  # a pack's members need not each find out
+        raise Refused(why)
+    _set_up(settings, "online")
+    try:
+        # Verified first: once `wandb.init` has failed, wandb-core holds the run's id until the process ends. And no
+        # prompt: at a terminal it would ask for a key, and wait.
+        if wandb.run is None and not wandb.login(prompt=False, verify=True):
+            raise ValueError("no API key, set WANDB_API_KEY or use `wandb login`")
+    except Exception as error:
+        why = _why(error)
+        _DOWN[settings.base_url] = time.monotonic() + DOWN_FOR, why
+        raise Refused(why) from error
+    return _init(settings, "online", run_dir, job)
+
+
+def _set_up(settings: WandB, mode: str) -> None:
     import wandb
 
     base_url = {"base_url": settings.base_url} if settings.base_url else {}
-    wandb.setup(wandb.Settings(silent=True, quiet=True, mode=settings.mode, **base_url))
-    options: dict[str, Any] = {
-        "id": job.id,
-        "resume": "allow",
-        "reinit": "create_new",
-        "project": settings.project,
-        "entity": settings.entity,
-        "group": job.group,
-        "job_type": job.kind,
-        "name": job.name,
-        "tags": list(job.tags),
-        "config": job.config,
-        "dir": str(run_dir),
-    }
-    options["settings"] = wandb.Settings(
+    wandb.setup(wandb.Settings(silent=True, quiet=True, mode=mode, **base_url))
+
+
+def _init(settings: WandB, mode: Literal["online", "offline"], run_dir: Path, job: Identity) -> Any:
+    import wandb
+
+    _set_up(settings, settings.mode)
+    own = wandb.Settings(
         silent=True,
         quiet=True,
         console="off",
@@ -203,33 +239,30 @@ def start(settings: WandB, run_dir: Path, job: Identity) -> Any:
         finish_timeout=FINISH_TIMEOUT,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=1,  # the default of 15 s would lose that much to a SIGKILL
-        **base_url,
+        **({"base_url": settings.base_url} if settings.base_url else {}),
     )
-    if settings.mode == "offline":
-        return wandb.init(mode="offline", **options)
-    served = False
-    try:
-        if time.monotonic() < _DOWN.get(settings.base_url, 0.0):
-            raise ConnectionError("did not respond in time")  # a pack's members need not each find out
-        # Verified first: once `wandb.init` has failed, wandb-core holds the run's id until the process ends. And no
-        # prompt: at a terminal it would ask for a key, and wait.
-        if wandb.run is None and not wandb.login(prompt=False, verify=True):
-            raise ValueError("no API key, set WANDB_API_KEY or use `wandb login`")
-        served = True
-        return wandb.init(mode="online", **options)
-    except Exception as error:
-        _DOWN.setdefault(settings.base_url, time.monotonic() + DOWN_FOR)
-        if served:
-            options["id"] = f"{job.id}{ASIDE}"
-        run = wandb.init(mode="offline", **options)
-        warn(
-            f"W&B server {run.settings.base_url} {_refusal(error)}; "
-            f"{job.name} is logged offline, send it later with: kdscale wandb sync RUN"
-        )
-        return run
+    run = wandb.init(
+        mode=mode,
+        id=job.id,
+        resume="allow",
+        reinit="create_new",
+        project=settings.project,
+        entity=settings.entity,
+        group=job.group,
+        job_type=job.kind,
+        name=job.name,
+        tags=list(job.tags),
+        config=job.config,
+        dir=str(run_dir),
+        settings=own,
+    )
+    for step, of in names.STEPS.items():
+        run.define_metric(step)
+        run.define_metric(of, step_metric=step)
+    return run
 
 
-def _refusal(error: Exception) -> str:
+def _why(error: Exception) -> str:
     silent = "did not respond in time" in str(error)  # wandb blames its own process where the server keeps silent
     return "does not answer" if silent else f"cannot be used ({first_line(error)})"
 

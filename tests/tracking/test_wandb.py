@@ -1,53 +1,23 @@
 """W&B shows each row once, and none of its troubles reaches the job."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_wandb_server import FakeWandb
+from support.wandb_rows import KEY, NOWHERE, offline_rows
 
 from kdscale.recipe import WandB
 from kdscale.tracking import names
-from kdscale.tracking import wandb as tracking
 from kdscale.tracking.identity import Identity
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.metrics import read
 from kdscale.tracking.wandb import Watermark
-
-KEY = "f" * 40
-NOWHERE = "http://127.0.0.1:9"
-
-
-@pytest.fixture
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No setting of this machine's user, no server but ours, and no wandb-core left behind."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", NOWHERE)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    yield
-    import wandb
-
-    wandb.teardown()
-    tracking._DOWN.clear()
-
-
-@pytest.fixture
-def server(clean: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    with FakeWandb() as fake:
-        monkeypatch.setenv("WANDB_BASE_URL", fake.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield fake
-
 
 WHO = Identity("quickstart-5eed", "teacher-0-abc", "teacher", "teacher-0", ("unit",), {"lr": 0.1})
 
@@ -63,41 +33,6 @@ def only_run(server: FakeWandb) -> dict[str, Any]:
 
 def steps_of(run: dict[str, Any]) -> list[int]:
     return [row[names.STEP] for row in run["history"]]
-
-
-def offline_rows(folder: Path) -> list[dict[str, Any]]:
-    """The history of all offline logs of a job, oldest first."""
-    import wandb
-    from wandb.proto import wandb_internal_pb2 as pb
-
-    wandb.teardown()  # wandb-core closes a log a moment after finish() has returned
-    rows = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
-        for payload in _log_records(path.read_bytes()):
-            record = pb.Record.FromString(payload)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items})
-    return rows
-
-
-def _log_records(data: bytes) -> Iterator[bytes]:
-    """LevelDB's log framing behind W&B's header of 7 bytes; a torn tail ends it."""
-    assert data[:4] == b":W&B"
-    at, record = 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        if left < 7 or kind == 0:
-            at += left
-            continue
-        chunk = data[at + 7 : at + 7 + length]
-        if len(chunk) < length:
-            return
-        at += 7 + length
-        record = chunk if kind in (1, 2) else record + chunk  # 1 whole, 2 first, 3 middle, 4 last
-        if kind in (1, 4):
-            yield record
 
 
 def killed_job(folder: Path, mode: str, resume_step: int, last_step: int, linger: float) -> None:
@@ -155,7 +90,11 @@ def test_an_offline_run_leaves_a_readable_log(clean: None, tmp_path: Path, capfd
     with tracker(tmp_path, "offline") as job:
         for step in range(1, 4):
             job.log(step, loss=1 / step)
-    assert [(row[names.STEP], row["train/loss"]) for row in offline_rows(tmp_path)] == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
+    assert [(row[names.STEP], row["teacher/loss"]) for row in offline_rows(tmp_path)] == [
+        (1, 1),
+        (2, 1 / 2),
+        (3, 1 / 3),
+    ]
     assert capfd.readouterr() == ("", "")
 
 
@@ -179,7 +118,7 @@ def test_an_online_run_arrives_once_with_group_job_type_and_config(server: FakeW
     assert steps_of(run) == [1, 2, 3]
     assert (run["group"], run["jobType"], run["displayName"]) == ("quickstart-5eed", "teacher", "teacher-0")
     assert (run["config"]["lr"]["value"], run["tags"], run["state"]) == (0.1, ["unit"], "finished")
-    assert run["summary"]["train/best"] == 0.9
+    assert run["summary"]["teacher/best"] == 0.9
     assert not run["output"]
     assert not server.state.unknown
 
