@@ -2,18 +2,19 @@
 # make test         the same environment, the test extra, and all tests
 # make soak         the long versions of the kill tests
 # make slurm        Debian's Slurm for its tests, where it can be installed (part of make test)
+# make chromium     Debian's Chromium for the tests of the report's page, likewise
 
 VENV   := .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test fast soak slurm lint clean
+.PHONY: quickstart test fast soak slurm chromium lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/kdscale run configs/quickstart.yaml
 
-test: $(VENV)/.installed-test slurm
+test: $(VENV)/.installed-test slurm chromium
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,6 +30,9 @@ soak: $(VENV)/.installed-test slurm
 
 slurm:
 	tests/support/slurm/install.sh
+
+chromium:
+	tests/support/install_chromium.sh
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

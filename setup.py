@@ -9,7 +9,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kdscale", "kdscale.*", "launcher", "launcher.*"]),
     package_data={
-        "kdscale.report": ["*.html.j2"],
+        "kdscale.report": ["*.j2"],
         "kdscale.training.objectives": ["*.c"],
         "kdscale.tracking": ["metrics.yaml"],
         "launcher.slurm": ["*.j2"],

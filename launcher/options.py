@@ -4,12 +4,24 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from kdscale.errors import UserError
+
+STAGES = Literal["run", "data", "teachers", "logits", "student", "specialists", "evaluate", "report"]
+AFTER = "kdscale.after"
+
+
+class PassingOn(TyperCommand):
+    """What comes after ``--`` replaces values of the recipe."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        cut = args.index("--") if "--" in args else len(args)
+        ctx.meta[AFTER] = args[cut + 1 :]
+        return super().parse_args(ctx, args[:cut])
 
 
 class DefaultGroup(TyperGroup):

@@ -138,6 +138,7 @@ def missing(run: Run) -> list[str]:
 
 def work(run: Run, bars: Bars) -> None:
     from kdscale import cluster
+    from kdscale.pipeline import health
 
     start = time.monotonic()
     recipe = run.recipe
@@ -174,9 +175,14 @@ def work(run: Run, bars: Bars) -> None:
             needs=needs,
             done=labelled.append,
         )
+    stored: list[dict[str, Any] | None] = []
+    needs = cluster.needs(recipe.teachers.cpus, 0)
+    tasks.submit("fidelity of the store", health.measured, run.folder, recipe, needs=needs, done=stored.append)
     tasks.run()
     tick()
     results = measure(run, every)
+    if stored[0] is not None:
+        results["store"] = stored[0]
     if (speeds := _speed(run, every)) is not None:
         results["speed"] = speeds
     results["seconds"] = {**run.seconds(), NAME: round(time.monotonic() - start, 3)}
