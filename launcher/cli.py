@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -332,11 +332,21 @@ def _advance(
     last: str, path: str, overrides: list[str] | None, out: Path | None, dry_run: bool, fresh: bool, as_json: bool
 ) -> None:
     """Bring the run of a recipe up to a stage, or print the plan for it."""
+    from kdscale import mirror
     from kdscale import recipe_files as recipes
-    from kdscale.pipeline import run as runs
 
     recipe = recipes.load(path, overrides)
-    folder = out or Path("runs") / recipe.name
+    if out is not None and mirror.is_url(out):
+        whole = mirror.Mirror(str(out))
+        with nullcontext(mirror.local(out)) if dry_run else mirror.active(whole) as folder:
+            _advance_in(folder, last, recipe, dry_run, fresh, as_json)
+        return
+    _advance_in(out or Path("runs") / recipe.name, last, recipe, dry_run, fresh, as_json)
+
+
+def _advance_in(folder: Path, last: str, recipe: Any, dry_run: bool, fresh: bool, as_json: bool) -> None:
+    from kdscale.pipeline import run as runs
+
     if dry_run:
         changes = [] if fresh else runs.check(folder, recipe)
         _plan(runs.Run(folder / ".fresh" if fresh else folder, recipe), folder, changes, last, as_json)

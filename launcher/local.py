@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kdscale import mirror
 from kdscale.errors import RunFailure, UserError
 from kdscale.recipe import Cluster
 from launcher import shared
@@ -85,7 +86,7 @@ def connection(
     try:
         if address is not None and os.environ.get(NODES, "").isdigit():
             _gather(int(os.environ[NODES]), stopped)
-        if address is not None and run is not None:
+        if address is not None and run is not None and not mirror.in_use():
             shared.check(run)
         yield
     finally:

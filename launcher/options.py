@@ -40,7 +40,7 @@ RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file tha
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Values that replace the recipe's.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME by default.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory, or its s3:// URL; runs/NAME by default.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set the run directory aside and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -59,6 +59,9 @@ def bars() -> Iterator[Any]:
 
 def run_folder(run: Path) -> Path:
     """A run directory as it was given, or that of a recipe."""
+    from kdscale import mirror
     from kdscale import recipe_files as recipes
 
+    if mirror.is_url(run):
+        return mirror.local(run)
     return Path("runs") / recipes.load(run).name if run.is_file() else run

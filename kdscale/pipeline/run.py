@@ -15,6 +15,8 @@
     RUN/jobs/                  scripts and logs of the cluster jobs that worked on the run; the launcher's own
     RUN/previous/              artefacts of earlier recipes, kept and taken back when a recipe returns to them
 
+A run in an object store is such a directory on every node, kept like the bucket (`kdscale.mirror`).
+
 An artefact carries the fingerprint of what made it: the recipe's parts that matter to it and the fingerprints of
 what it was made from. One of another fingerprint is set aside, never overwritten.
 """

@@ -5,7 +5,6 @@ ray-ID/recipe.yaml   the recipe as it was submitted
 ray-ID/log           what the job printed, once it has ended and was looked at
 """
 
-import json
 import shutil
 import sys
 import time
@@ -141,7 +140,3 @@ def show(job: Job, follow: bool, out: TextIO = sys.stdout) -> None:
     out.flush()
     if follow and seen is not None and seen.state != "SUCCEEDED":
         print(f"job {job.id} is {seen.state.lower()}", file=sys.stderr)
-
-
-def as_json(job: Job) -> str:
-    return json.dumps({"job": job.id, "address": job.kept["address"], "run": str(job.folder.parents[1])})

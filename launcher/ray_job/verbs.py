@@ -1,5 +1,6 @@
 """`kdscale submit ray` and `kdscale submit kuberay`."""
 
+import json
 import os
 import shlex
 import sys
@@ -27,7 +28,10 @@ def ray(
         str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="Ray's dashboard: http://HEAD:8265.")
     ],
     out: Annotated[
-        str | None, typer.Option("--out", help="Run directory that all nodes of the cluster reach; runs/NAME here.")
+        str | None,
+        typer.Option(
+            "--out", help="Run directory: a path that all nodes of the cluster share, or s3://; runs/NAME here."
+        ),
     ] = None,
     working_dir: WorkingDir = Path("."),
     pip: Pip = None,
@@ -41,6 +45,7 @@ def ray(
     as_json: Json = False,
 ) -> None:
     """Give a run to a Ray that runs elsewhere, through its Job API. What comes after -- replaces values of the recipe."""
+    from kdscale import mirror
     from kdscale import recipe_files as recipes
     from kdscale.pipeline import run as runs
     from launcher.ray_job import client, jobs, parcel
@@ -51,10 +56,11 @@ def ray(
         raise UserError(
             f"cluster.address is {loaded.cluster.address}, and the job joins the Ray that runs it; add -- cluster.address=null"
         )
-    folder = _folder(out, loaded.name)
+    run = _place(out, loaded.name)
+    folder = mirror.local(run)
     runs.check(folder, loaded)
     runtime_env = environment(pip, uv, env)
-    entrypoint = command(stage, folder)
+    entrypoint = command(stage, run)
     with tempfile.TemporaryDirectory(prefix="kdscale-job-") as aside:
         modules = parcel.pack(Path(aside), loaded, working_dir.absolute())
         if dry_run:
@@ -65,17 +71,21 @@ def ray(
                 print(f"  {name}: {value}")
             return
         name = f"{loaded.name}-{uuid.uuid4().hex[:8]}"
+        if not runs.has_driver(folder):
+            runs.open_run(folder, loaded)
         kept = jobs.keep(folder, name, place, Path(aside) / parcel.RECIPE, {"modules": modules})
-        about = {"kdscale": "run", "run": str(folder)}
+        about = {"kdscale": "run", "run": run}
         try:
             client.submit(place, name, entrypoint, {**runtime_env, "working_dir": aside}, about)
         except BaseException:
             jobs.forget(kept)
             raise
+    if mirror.is_url(run):
+        mirror.local(run)  # the record of the job goes to the bucket
     if as_json:
-        print(jobs.as_json(kept))
+        print(json.dumps({"job": name, "address": place.address, "run": run}))
         return
-    shown = os.path.relpath(folder)
+    shown = run if mirror.is_url(run) else os.path.relpath(folder)
     print(f"job {name} at {place.address}: sent {', '.join((parcel.RECIPE, *modules))}")
     print(f"follow it with:  kdscale logs {shown} --follow")
     print(f"how it stands:   kdscale status {shown}")
@@ -127,7 +137,7 @@ def kuberay(
         memory=memory,
         namespace=namespace,
         retries=retries,
-        entrypoint=command(stage, Path(out or f"{mount}/runs/{loaded.name}"), manifests.SENT),
+        entrypoint=command(stage, out or f"{mount}/runs/{loaded.name}", manifests.SENT),
         runtime_env=environment(pip, uv, env),
     )
     with tempfile.TemporaryDirectory(prefix="kdscale-job-") as aside:
@@ -135,10 +145,10 @@ def kuberay(
         sys.stdout.write(manifests.render(wanted, Path(aside)))
 
 
-def command(stage: str, run: Path, sent: str = "") -> str:
+def command(stage: str, run: str, sent: str = "") -> str:
     """What the job executes; the shell is replaced, so that a stop reaches kdscale."""
     prefix = f"cd {shlex.quote(sent)} && " if sent else ""
-    return f"{prefix}exec python -m launcher {stage} recipe.yaml --out {shlex.quote(str(run))}"
+    return f"{prefix}exec python -m launcher {stage} recipe.yaml --out {shlex.quote(run)}"
 
 
 def environment(pip: list[str] | None, uv: list[str] | None, env: list[str] | None) -> dict[str, Any]:
@@ -161,18 +171,20 @@ def environment(pip: list[str] | None, uv: list[str] | None, env: list[str] | No
     return {**installed, "env_vars": settings}
 
 
-def _folder(out: str | None, name: str) -> Path:
-    """The run directory by its path on the nodes.
+def _place(out: str | None, name: str) -> str:
+    """The run directory as the nodes know it.
 
     Raises:
         UserError: it is a URL that is no shared filesystem.
     """
+    from kdscale import mirror
+
     out = (out or f"runs/{name}").removeprefix("file://")
+    if mirror.is_url(out):
+        return out
     if "://" in out:
-        raise UserError(
-            f"--out {out}: a run directory is a folder that all nodes share; give its path (logits.path takes s3://)"
-        )
-    return Path(out).absolute()
+        raise UserError(f"--out {out}: a run directory is a folder that all nodes share, or s3://, gs:// or az://")
+    return str(Path(out).absolute())
 
 
 def add_to(app: typer.Typer) -> None:

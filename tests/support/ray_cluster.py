@@ -5,6 +5,7 @@ that stands for what is local to a machine.
 """
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+TRIES = 3
+"""To start the head."""
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
@@ -41,9 +44,12 @@ def why_not() -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens at, below those that outgoing connections get."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 @contextmanager
@@ -53,7 +59,6 @@ def ray_cluster(folder: Path, cpus: int = 1) -> Iterator[RayCluster]:
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
     private.mkdir()
-    gcs, dashboard = free_port(), free_port()
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": "token",
@@ -65,14 +70,20 @@ def ray_cluster(folder: Path, cpus: int = 1) -> Iterator[RayCluster]:
     common = f"--num-cpus {cpus} --object-store-memory {100 << 20} --block"
     with ExitStack() as stack:
         at = stack.enter_context(tempfile.TemporaryDirectory(prefix="kds-", dir="/tmp", ignore_cleanup_errors=True))
-        head = f"--head --port {gcs} --dashboard-host 127.0.0.1 --dashboard-port {dashboard} --temp-dir {at}"
-        stack.enter_context(_started(_start(head, common), environment, folder / "head.log"))
-        _joined(folder / "head.log")
+        for attempt in range(TRIES):
+            gcs, dashboard = free_port(), free_port()
+            head = f"--head --port {gcs} --dashboard-host 127.0.0.1 --dashboard-port {dashboard} --temp-dir {at}"
+            started = _started(_start(head, common), environment, folder / "head.log")
+            process = started.__enter__()
+            if _joined(process, folder / "head.log", last=attempt == TRIES - 1):
+                stack.push(started)
+                break
+            started.__exit__(None, None, None)
         mounts = f'mount -t tmpfs private {private} && mount -t tmpfs session {at} && exec "$@"'
         own = ["unshare", "--mount", "sh", "-c", mounts, "sh"]
         join = [*own, *_start(f"--address 127.0.0.1:{gcs}", common)]
-        stack.enter_context(_started(join, environment, folder / "node.log"))
-        _joined(folder / "node.log")
+        process = stack.enter_context(_started(join, environment, folder / "node.log"))
+        _joined(process, folder / "node.log", last=True)
         yield RayCluster(f"http://127.0.0.1:{dashboard}", token, private)
 
 
@@ -83,27 +94,35 @@ def _start(*options: str) -> list[str]:
 
 
 @contextmanager
-def _started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+def _started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with open(log, "w") as out:
         process = subprocess.Popen(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield
+        yield process
     finally:
-        every = (
-            [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            if process.poll() is None
-            else []
-        )
-        for one in every:
+        own = [one for one in psutil.process_iter() if _session(one.pid) == process.pid]
+        for one in own:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
-        psutil.wait_procs(every, timeout=10)
+        process.wait()
+        psutil.wait_procs(own, timeout=10)
 
 
-def _joined(log: Path, seconds: float = 180) -> None:
+def _session(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
+
+
+def _joined(process: subprocess.Popen[bytes], log: Path, last: bool, seconds: float = 180) -> bool:
+    """Wait for a node to be up; False if it ended instead, as where its ports were taken meanwhile."""
     deadline = time.monotonic() + seconds
     while "Ray runtime started" not in log.read_text():
+        if process.poll() is not None and not last:
+            return False
+        assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
+    return True
