@@ -19,12 +19,13 @@ test: $(VENV)/.installed-test slurm chromium
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadgroup -m "slow and not soak"
 
 fast: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 -m "not slow"
 
 soak: $(VENV)/.installed-test slurm
+	$(BIN)/pytest -m soak
 	KDSCALE_KILLS=100 $(BIN)/pytest -m slow tests/integration/test_kill.py
 	KDSCALE_SOAK=10 $(BIN)/pytest -m slow tests/integration/test_slurm_soak.py
 

@@ -1,6 +1,7 @@
 """What soft targets cost: loss, forward and backward, beside cross-entropy with hard labels in eager PyTorch.
 
-Processor time of one thread, all ways in turn; memory in a process of its own for each way: the peak of the resident set during
+Processor time of one thread, all ways in turn, in memory that the process keeps: else a way's time depends on whether the allocator
+has just given back what the way before it needed, and its 250 page faults a tensor count more than the arithmetic. Memory in a process of its own for each way: the peak of the resident set during
 one forward and backward pass less what was resident before it, where everything large is mapped and returned at once.
 """
 
@@ -25,6 +26,7 @@ from kdscale.training import objectives
 
 BATCH, K, T, HARD_WEIGHT = 256, 32, 4.0, 0.1
 SIZES = (1000, 15_000, 50_000)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 Loss = Callable[[Tensor], Tensor]
 
 
@@ -69,6 +71,9 @@ def soft_targets(options: Options) -> list[Figure]:
     found = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     for classes in SIZES:
         ways = losses(classes)
         z = torch.randn(BATCH, classes, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -91,6 +96,8 @@ def soft_targets(options: Options) -> list[Figure]:
         print(f"\nbatch {BATCH}, {classes:,} classes, T = {T:g}, 1 thread")
         print(table(["way", "ms", "of hard labels", "memory, in logits"], rows), flush=True)
     torch.set_num_threads(threads)
+    libc.mallopt(M_MMAP_MAX, 65536)
+    libc.mallopt(M_TRIM_THRESHOLD, 128 << 10)
     return found
 
 

@@ -1,18 +1,24 @@
 """Specialists measured: `python bench/specialists.py --json [--quick]` from the repository root."""
 
+import json
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from figures import Figure, Options, Section, main, side_by_side
+import yaml
+from figures import Figure, Options, Section, main, ratio, side_by_side
 from torch import Tensor
 
+from kdscale.models import zoo
 from kdscale.specialists.clusters import confusion_sets
 from kdscale.specialists.covariance import Covariance
 from kdscale.specialists.inference import joint, objective
@@ -69,6 +75,41 @@ def clustering(options: Options) -> list[Figure]:
 ADAM = 8_000
 
 
+def two_workers(options: Options) -> list[Figure]:
+    """20 specialists of a generalist of 100 classes (pairs of digits), each of some seconds, on one worker and on two, in turn."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as name:
+        folder = Path(name).resolve()
+        recipe = {**PAIRS, "specialists": {**PAIRS["specialists"], "epochs": 20 if options.quick else 60}}
+        (folder / "pairs.yaml").write_text(yaml.safe_dump(recipe))
+        _kdscale(folder, "student")
+        for _ in range(1 if options.quick else 3):
+            for workers, column in seconds.items():
+                shutil.rmtree(folder / "run" / "specialists", ignore_errors=True)
+                _kdscale(folder, "specialists", f"cluster.cpus={workers}")
+                column.append(json.loads((folder / "run" / "stages.json").read_text())["specialists"]["seconds"])
+    print(f"seconds on one worker {seconds[1]}, on two {seconds[2]}", flush=True)
+    return [
+        Figure("20 specialists on one worker", statistics.median(seconds[1]), "s"),
+        Figure("20 specialists on two workers", statistics.median(seconds[2]), "s"),
+        Figure("two workers over one", ratio(seconds[1], seconds[2]), "x", ">= 1.8"),
+    ]
+
+
+PAIRS: dict[str, Any] = {
+    "name": "pairs",
+    "data": {"source": "digit_strings", "options": {"length": 2, "train": 20_000}, "shard_size": 5000},
+    "teachers": {"count": 1, "model": {"name": "mlp", "hidden": [32]}, "epochs": 1},
+    "student": {"model": {"name": "mlp", "hidden": [64]}, "epochs": 1, "workers": 1},
+    "specialists": {"count": 20, "classes": 15, "generalist": "control", "batch_size": 128},
+}
+
+
+def _kdscale(folder: Path, verb: str, *overrides: str) -> None:
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", verb, "pairs.yaml", "--out", "run"]
+    subprocess.run([*command, *overrides], cwd=folder, check=True, capture_output=True)
+
+
 def _adam(given: Problem, active: Tensor, rate: float, steps: int, best: Tensor | None = None) -> int:
     """Batched Adam on z; with `best`, until all images are within 1e-6 of it. Steps taken."""
     generalist, own, dustbin, sets = given
@@ -107,19 +148,31 @@ def _problem(classes: int, count: int, size: int, overlap: bool, dtype: torch.dt
 def _measure_many_classes(quick: bool) -> list[Figure]:
     given = _problem(15_000, 61, 300, True, torch.float32)
     before = _peak()
-    figures = []
+    figures: list[Figure] = []
+    forward = _forward(quick)
     for n in (1, 5):
         found = joint(*given, n=n)
         (times,) = side_by_side([partial(joint, *given, n=n)], 3 if quick else 7)
         middle = sorted(times)[len(times) // 2]
+        networks = (1 + found.active.sum(1).double().mean().item()) * forward
         figures += [
             Figure(
                 f"15,000 classes, n = {n}: active specialists an image", found.active.sum(1).double().mean().item(), ""
             ),
             Figure(f"15,000 classes, n = {n}", BATCH / middle, "images/s"),
             Figure(f"15,000 classes, n = {n}: KKT residual", found.residual.max().item(), "", "<= 1e-9"),
+            Figure(f"15,000 classes, n = {n}: of the networks' own time", middle / BATCH / networks, "", "<= 0.05"),
         ]
     return [*figures, Figure("15,000 classes: memory beyond the inputs", (_peak() - before) / 2**20, "MiB")]
+
+
+def _forward(quick: bool) -> float:
+    """Seconds an image of a generalist's forward pass: configs/jft.yaml's WRN-16-4 on 64 x 64 pixels, 64 at once."""
+    network = zoo.build({"name": "wide_resnet", "depth": 16, "width": 4}, (3, 64, 64), 15_000, 0).eval()
+    x = torch.randn(64, 3, 64, 64)
+    with torch.inference_mode():
+        (times,) = side_by_side([partial(network, x)], 2 if quick else 5)
+    return sorted(times)[len(times) // 2] / len(x)
 
 
 def _measure_clustering(quick: bool) -> list[Figure]:
@@ -172,7 +225,7 @@ def _answer(name: str, quick: bool, path: str) -> None:
     Path(path).write_text("\n".join(lines))
 
 
-SECTIONS: list[Section] = [joint_inference, many_classes, clustering]
+SECTIONS: list[Section] = [joint_inference, many_classes, clustering, two_workers]
 
 if __name__ == "__main__":
     main(__doc__ or "", SECTIONS)

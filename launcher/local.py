@@ -62,15 +62,21 @@ def connection(
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address is None:
         os.environ["PYTHONPATH"] = _python_path()  # workers inherit it
-        ray.init(
-            address="local",
-            num_cpus=cluster.cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=_short_folder(),
-            **quiet,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cluster.cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=_short_folder(),
+                **quiet,
+            )
+        except Exception as error:  # what Ray raises where a daemon of its own does not come up, after half a minute
+            raise RunFailure(
+                f"Ray did not start on this machine ({_first_line(error)}); try again when it has less to do, "
+                f"or see Ray's logs in {_short_folder()}/session_latest/logs"
+            ) from error
     else:
         _knock(address)
         try:
@@ -78,9 +84,8 @@ def connection(
             path = {} if IN_JOB in os.environ else {"runtime_env": {"env_vars": {"PYTHONPATH": _python_path()}}}
             ray.init(address=address, **path, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"cluster.address: no Ray answers at {address} ({reason}); start one there, or leave the address out"
+                f"cluster.address: no Ray answers at {address} ({_first_line(error)}); start one there, or leave the address out"
             ) from None
     signal.signal(signal.SIGTERM, handler)
     try:
@@ -92,6 +97,11 @@ def connection(
     finally:
         sys.stdout.flush()
         ray.shutdown()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
 
 
 def _gather(nodes: int, stopped: Callable[[], bool]) -> None:

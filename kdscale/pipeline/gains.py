@@ -33,8 +33,9 @@ def measure(run: Run, test: "Labelled") -> dict[str, Any]:
         alone.append(gains.accuracies(before, y, members.any(0)))
         joined.append(gains.accuracies(after, y, members.any(0)))
         tables.append(gains.by_coverage(before.argmax(1), after.argmax(1), y, members))
-        purity = gains.purity(sets, run.manifest.classes)
-        found.append({"seed": seed, "sets": sets, "purity": purity, "coverage": [asdict(row) for row in tables[-1]]})
+        names = run.manifest.classes
+        groups = {"purity": gains.purity(sets, names), "chance": gains.chance(sets, names, seed)}
+        found.append({"seed": seed, "sets": sets, **groups, "coverage": [asdict(row) for row in tables[-1]]})
     merged = gains.merged(tables)
     return {
         "generalist": run.recipe.specialists.generalist,

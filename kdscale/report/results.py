@@ -155,6 +155,8 @@ class OfSeed(Part):
     """Class numbers of each specialist."""
     purity: float | None = None
     """Mean share of a set's most frequent group, where the classes' names have groups."""
+    chance: float | None = None
+    """The same of sets of the same sizes that are drawn at random."""
 
 
 class Gains(Part):

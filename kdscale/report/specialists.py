@@ -51,6 +51,8 @@ def sentence(gains: Gains) -> str:
     if pure:
         share = 100 * sum(pure) / len(pure)
         text += f"; on average {share:.0f}% of a specialist's classes are of the group that is most frequent among them"
+        drawn = [one.chance for one in gains.seeds if one.chance is not None]
+        text += f" ({100 * sum(drawn) / len(drawn):.0f}% if drawn at random)" if drawn else ""
     return text
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -105,6 +106,14 @@ def purity(sets: Sequence[Sequence[int]], names: Sequence[str]) -> float | None:
     groups = [name.partition("/")[0] for name in names]
     shares = [max(Counter(groups[number] for number in one).values()) / len(one) for one in sets]
     return sum(shares) / len(shares)
+
+
+def chance(sets: Sequence[Sequence[int]], names: Sequence[str], seed: int, draws: int = 100) -> float | None:
+    """The mean purity of sets of the same sizes that are drawn at random; None unless all names have a group."""
+    random = np.random.default_rng(seed)
+    drawn = [[random.choice(len(names), len(one), replace=False).tolist() for one in sets] for _ in range(draws)]
+    found = [value for each in drawn if (value := purity(each, names)) is not None]
+    return sum(found) / len(found) if found else None
 
 
 LEAST = 0.01

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdscale.errors import UserError
-from kdscale.specialists.gains import Coverage, accuracies, by_coverage, merged, purity, trend
+from kdscale.specialists.gains import Coverage, accuracies, by_coverage, chance, merged, purity, trend
 
 MEMBERS = torch.tensor([[True, True, False, False], [False, True, True, False]])
 
@@ -61,3 +61,11 @@ def test_purity_is_the_share_of_the_most_frequent_group():
     names = ["a/1", "a/2", "b/1", "b/2", "b/3"]
     assert purity([[0, 1, 2], [2, 3]], names) == pytest.approx((2 / 3 + 1) / 2)
     assert purity([[0]], ["a/1", "b"]) is None
+
+
+def test_purity_by_chance_is_that_of_sets_of_the_same_sizes():
+    names = [f"{group}/{number}" for group in "ab" for number in range(50)]
+    assert chance([[0], [1]], names, 0) == 1
+    assert chance([list(range(50)), list(range(50, 100))], names, 0) == pytest.approx(0.54, abs=0.02)
+    assert chance([[3, 7]], names, 0) == chance([[1, 2]], names, 0)
+    assert chance([[0]], ["a", "b"], 0) is None

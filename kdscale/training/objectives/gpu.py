@@ -129,7 +129,7 @@ def losses(
     soft_weight: float,
     hard_weight: float,
     smoothing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `native.losses`, on the logits' device, of logits of any floating type with contiguous rows."""
     rows, classes = logits.shape
     gradient = torch.empty(rows, classes, device=logits.device, dtype=torch.float32)
@@ -158,4 +158,5 @@ def losses(
         BLOCK=min(BLOCK, triton.next_power_of_2(classes)), NAMED=min(128, triton.next_power_of_2(max(1, named))),
     )  # fmt: skip
     soft, label = parts.mean(0)
-    return soft * temperature**2, label, gradient.to(logits.dtype)
+    soft = soft * temperature**2
+    return soft * soft_weight + label * hard_weight, soft, label, gradient.to(logits.dtype)

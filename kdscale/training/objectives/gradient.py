@@ -82,10 +82,9 @@ class _Losses(torch.autograd.Function):
         ctx: Any, logits: Tensor, targets: Columns, labels: Labels | None, terms: Terms
     ) -> tuple[Tensor, Tensor, Tensor]:
         wanted = ctx.needs_input_grad[0]
-        soft, hard, ctx.gradient = _work(logits, targets, labels, terms, wanted)
+        loss, soft, hard, ctx.gradient = _work(logits, targets, labels, terms, wanted)
         ctx.save_for_backward(logits)
         ctx.rest = targets, labels, terms
-        loss = soft * terms.soft_weight + hard * terms.hard_weight if terms.hard_weight else soft * terms.soft_weight
         ctx.mark_non_differentiable(soft, hard)
         ctx.set_materialize_grads(False)
         return loss, soft, hard
@@ -99,18 +98,17 @@ class _Losses(torch.autograd.Function):
         if gradient is None:
             (logits,) = ctx.saved_tensors
             targets, labels, terms = ctx.rest
-            gradient = _work(logits, targets, labels, terms, True)[2]
+            gradient = _work(logits, targets, labels, terms, True)[3]
             assert gradient is not None
-        if scale.device.type != "cpu" or scale != 1:
+        if scale.device.type != "cpu" or scale.item() != 1:
             gradient.mul_(scale)
         return gradient, None, None, None
 
 
-@torch.no_grad()
 def _work(
     logits: Tensor, targets: Columns, labels: Labels | None, terms: Terms, wanted: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The two means, and the gradient of the weighted sum if it is wanted."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The weighted sum, the two means it is of, and its gradient if that is wanted."""
     kernel = kernels.of(logits, targets) if wanted and terms.divergence is forward_kl else None
     if kernel is not None:
         known = None if labels is None else (labels.y, labels.other, labels.share)
@@ -130,7 +128,8 @@ def _work(
         hard += more_hard
         if gradient is not None and not inside:
             gradient[part] = q
-    return soft / rows * terms.temperature**2, hard / rows, gradient
+    soft, hard = soft / rows * terms.temperature**2, hard / rows
+    return soft * terms.soft_weight + hard * terms.hard_weight, soft, hard, gradient
 
 
 COLUMNS = ("p", "ids", "tail", "weight", "logits")

@@ -15,7 +15,6 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,12 +46,14 @@ _FIELDS = (
     *((name, ctypes.c_int64) for name in ("groups", "named")),
     *((name, ctypes.c_void_p) for name in ("y", "other", "share")),
     *((name, ctypes.c_float) for name in ("inverse", "factor", "hard", "smoothing")),
-    ("loss", ctypes.c_void_p),
 )
 
 
 class _Work(ctypes.Structure):
     _fields_ = _FIELDS
+
+
+_Sums = ctypes.c_double * 2
 
 
 def serves(logits: Tensor, targets: Columns) -> bool:
@@ -71,8 +72,8 @@ def losses(
     soft_weight: float,
     hard_weight: float,
     smoothing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(soft, hard, gradient): the means of both terms without weights, and the gradient of their weighted sum, (B, C).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(loss, soft, hard, gradient): the weighted sum of both terms, their means without weights, and the gradient of the sum, (B, C).
 
     Args:
         labels: (B,) class numbers, and where samples are mixed those of the second ones and the first ones' shares.
@@ -84,7 +85,6 @@ def losses(
     assert library is not None, "ask `serves` first"
     rows, classes = logits.shape
     gradient = torch.empty(rows, classes)
-    parts = np.zeros((rows, 2))
     columns = {
         name: targets[name].contiguous() if name == "ids" else targets[name].float().contiguous()
         for name in ("ids", "p", "tail", "weight")
@@ -101,21 +101,24 @@ def losses(
         logits.data_ptr(), logits.stride(0), gradient.data_ptr(), classes,
         *(_address(columns.get(name)) for name in ("ids", "p", "tail", "weight")),
         groups, named, *map(_address, chosen),
-        1 / temperature, soft_weight * temperature / rows, hard_weight / rows, smoothing, parts.ctypes.data,
+        1 / temperature, soft_weight * temperature / rows, hard_weight / rows, smoothing,
     )  # fmt: skip
     threads = min(torch.get_num_threads(), 1 + rows * classes // AT_ONCE)
-    if threads == 1:
-        bad = library.soft_targets(ctypes.byref(work), 0, rows)
-    else:
-        step = -(-rows // threads)
-        shares = _threads(threads).map(
-            lambda start: library.soft_targets(ctypes.byref(work), start, min(rows, start + step)), range(0, rows, step)
-        )
-        bad = sum(shares)
+    step = -(-rows // threads)
+
+    def work_on(start: int) -> tuple[int, float, float]:
+        sums = _Sums()
+        bad = library.soft_targets(ctypes.byref(work), start, min(rows, start + step), sums)
+        return bad, sums[0], sums[1]
+
+    parts = [work_on(0)] if threads == 1 else list(_threads(threads).map(work_on, range(0, rows, step)))
+    bad = sum(part[0] for part in parts)
     if bad:
         raise IndexError(f"{bad} of {rows} rows name a class that is not one of {classes}")
-    soft, hard = (parts.sum(0) / rows).tolist()
-    return torch.tensor(soft * temperature**2), torch.tensor(hard), gradient
+    soft = sum(part[1] for part in parts) / rows * temperature**2
+    hard = sum(part[2] for part in parts) / rows
+    loss = soft * soft_weight + hard * hard_weight
+    return torch.tensor(loss), torch.tensor(soft), torch.tensor(hard), gradient
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -133,7 +136,7 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError):
         return None
-    library.soft_targets.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    library.soft_targets.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, _Sums]
     library.soft_targets.restype = ctypes.c_int64
     return library
 
