@@ -12,7 +12,7 @@ from support.s3 import s3_server
 
 from kdscale.logits.places import Bucket
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray_job")]
 
 NETS = """
 from math import prod

@@ -10,7 +10,7 @@ from support import browser
 from kdscale.report import comparison
 from kdscale.report.page import render
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")

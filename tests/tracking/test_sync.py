@@ -150,6 +150,7 @@ def test_rows_of_an_outage_and_the_lineage_come_later(server: FakeWandb, tmp_pat
     assert server.state.ops == ops  # not even asked
 
 
+@pytest.mark.soak
 def test_another_content_is_another_version(server: FakeWandb, tmp_path: Path) -> None:
     settings = recipe("online").tracking.wandb
     for content in ("a" * 64, "b" * 64):
@@ -238,6 +239,7 @@ def test_the_dashboard_is_created_and_then_replaced(server: FakeWandb, tmp_path:
     assert server.state.unknown == []
 
 
+@pytest.mark.soak
 def test_a_dashboard_without_a_server_is_a_sentence(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", NOWHERE)
     monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
