@@ -2,33 +2,38 @@
 # make test         the same environment, the test extra, and all tests
 # make soak         the long versions of the kill tests
 # make slurm        Debian's Slurm for its tests, where it can be installed (part of make test)
+# make chromium     Debian's Chromium for the tests of the report's page, likewise
 
 VENV   := .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test fast soak slurm lint clean
+.PHONY: quickstart test fast soak slurm chromium lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/kdscale run configs/quickstart.yaml
 
-test: $(VENV)/.installed-test slurm
+test: $(VENV)/.installed-test slurm chromium
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadgroup -m "slow and not soak"
 
 fast: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 -m "not slow"
 
 soak: $(VENV)/.installed-test slurm
+	$(BIN)/pytest -m soak
 	KDSCALE_KILLS=100 $(BIN)/pytest -m slow tests/integration/test_kill.py
 	KDSCALE_SOAK=10 $(BIN)/pytest -m slow tests/integration/test_slurm_soak.py
 
 slurm:
 	tests/support/slurm/install.sh
+
+chromium:
+	tests/support/install_chromium.sh
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,14 +1,16 @@
-"""What a cluster's job costs beyond Slurm and Ray: from submission to the first step, and from a requeue to training again.
+"""What a cluster's job costs beyond Slurm and Ray: from submission to the first step, from a requeue to training again, and a row for W&B.
 
     python bench/cluster.py --json [--quick]
 
 Two virtual nodes of a real Slurm on this machine (it needs root and Slurm's packages, `make slurm`). Slurm's and Ray's own start is
 that of a bare job, measured in turn with kdscale's: the same number of nodes, `ray start` on each, and a driver that waits for
 them and takes one step with torch on a worker of each. A first step is taken when the status of a member shows it, which is written
-after the step.
+after the step. The same with a Ray of two nodes that is there already, and a bare job of its Job API. Logging is that of a job's
+tracker: metrics.jsonl and the W&B client together.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,8 +24,15 @@ from figures import Figure, Options, main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from support.fake_wandb_server import FakeWandb
 from support.place import Place, write_recipe
+from support.ray_cluster import RayCluster, ray_cluster
+from support.ray_cluster import why_not as why_no_ray
 from support.virtual_slurm import Slurm, Submitted, slurm, wait_for, why_not
+
+from kdscale.recipe import WandB
+from kdscale.tracking.identity import Identity
+from kdscale.tracking.job import JobTracker
 
 BARE = """#!/bin/bash
 #SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --time=10 --output=bare-%j.log
@@ -149,5 +158,103 @@ def jobs(options: Options) -> list[Figure]:
     ]
 
 
+def logging(options: Options) -> list[Figure]:
+    """Milliseconds of a row of two scalars: into metrics.jsonl alone, W&B offline, online, and with a server that hangs."""
+    steps = 500 if options.quick else 2000
+    found = {}
+    before = dict(os.environ)
+    os.environ.update(WANDB_BASE_URL="http://127.0.0.1:9", WANDB_ERROR_REPORTING="false")
+    try:
+        found["metrics.jsonl alone"] = rows("off", steps)
+        found["W&B offline"] = rows("offline", steps)
+        with FakeWandb() as server:
+            os.environ.update({**server.env(), "WANDB_API_KEY": "f" * 40})
+            found["W&B online"] = rows("online", steps, server.url)
+            found["W&B online, a server that hangs"] = rows("online", steps, server.url, server)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return [
+        Figure(
+            f"a row of two scalars, {name}, median", statistics.median(times), "ms", None if name[0] == "m" else "< 1"
+        )
+        for name, times in found.items()
+    ]
+
+
+def rows(mode: str, steps: int, base_url: str | None = None, hangs: FakeWandb | None = None) -> list[float]:
+    """Milliseconds of each row of a job."""
+    times = []
+    settings = WandB(mode=mode, base_url=base_url)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(prefix="kdscale-bench-") as folder:
+        who = Identity("bench", f"bench-{mode}-{hangs is not None}", "teacher", "bench")
+        with JobTracker(Path(folder), "teachers", "seed-0", 0, settings, lambda: who) as job:
+            if hangs is not None:
+                hangs.fault("", status=200, times=100_000, delay=60)
+            for step in range(steps):
+                start = time.perf_counter()
+                job.log(step, loss=1 / (step + 1), lr=0.1)
+                times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def ray_jobs(options: Options) -> list[Figure]:
+    """Submission to first step through the Job API of a Ray that is there, beside a bare job."""
+    if reason := why_no_ray():
+        print(f"not measured: {reason}")
+        return []
+    bares, ours = [], []
+    with tempfile.TemporaryDirectory(prefix="kdscale-bench-") as folder, ray_cluster(Path(folder), cpus=2) as made:
+        for i in range(1 if options.quick else 3):
+            bares.append(bare_ray(made, Path(folder)))
+            ours.append(kdscale_ray(made, Path(folder), i))
+            print(json.dumps({"bare": bares[-1], "kdscale": ours[-1]}), flush=True)
+    overhead = statistics.median(b - a for a, b in zip(bares, ours, strict=True))
+    return [
+        Figure("Job API: submission to first step, bare job of Ray", statistics.median(bares), "s"),
+        Figure("Job API: submission to first step, kdscale", statistics.median(ours), "s"),
+        Figure("Job API: submission to first step, beyond Ray's own", overhead, "s", "< 5"),
+    ]
+
+
+def bare_ray(made: RayCluster, folder: Path) -> float:
+    """Seconds from the submission of a bare job to its first step."""
+    sent = folder / "sent"
+    sent.mkdir(exist_ok=True)
+    (sent / "driver.py").write_text(DRIVER)
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(made.token)}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", made.address]
+    start = time.time()
+    done = subprocess.run(
+        [*command, "--working-dir", str(sent), "--", "python", "driver.py"],
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    steps = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("STEP")]
+    assert steps, done.stdout + done.stderr
+    return steps[0] - start
+
+
+def kdscale_ray(made: RayCluster, folder: Path, round_: int) -> float:
+    """The same of a run whose data stage is done."""
+    place = write_recipe(folder, {"teachers": TEACHERS, "student": {"gpus": 0}})
+    run = folder / f"ray-run-{round_}"
+    place.kdscale("data", "tiny.yaml", "--out", str(run))
+    where = ("--address", made.address, "--token", str(made.token), "--out", str(run))
+    start = time.time()
+    place.kdscale("submit", "ray", "tiny.yaml", *where, "--stage", "teachers")
+
+    def first() -> float | None:
+        states = [json.loads(path.read_text()) for path in run.glob("teachers/*/status.json")]
+        return min((state["time"] for state in states if state.get("step")), default=None)
+
+    seconds: float = wait_for(first) - start
+    place.kdscale("cancel", str(run))
+    place.kdscale("logs", str(run), "--follow")
+    return seconds
+
+
 if __name__ == "__main__":
-    main(__doc__.splitlines()[0], [jobs])
+    main(__doc__.splitlines()[0], [jobs, ray_jobs, logging])

@@ -45,8 +45,9 @@ def bring(
         if remark := data.changed_source(opened):
             shown.say(f"note: {remark}")
         with _stop_on_signals(opened.folder):
-            joined = connect or local.connection
-            stages.advance(opened, last, partial(joined, recipe.cluster, stop_file(opened.folder).exists), shown)
+            stopped = stop_file(opened.folder).exists
+            joined = connect or partial(local.connection, run=opened.folder)
+            stages.advance(opened, last, partial(joined, recipe.cluster, stopped), shown)
             then(opened, shown)
     return opened
 

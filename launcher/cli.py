@@ -6,6 +6,7 @@ Heavy libraries are imported inside the verbs, so that `--help` answers at once.
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from launcher import studies, submit
 from launcher.bring import bring
 from launcher.options import DefaultGroup, DryRun, Fresh, Json, Out, Overrides, RecipeFile, bars, run_folder
 from launcher.store import logits_app
+from launcher.tracking import wandb_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +37,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(logits_app, name="logits")
+app.add_typer(wandb_app, name="wandb")
 submit.add_to(app)
 studies.add_to(app)
 
@@ -254,44 +257,44 @@ def data_import(
 @app.command(epilog="Example: kdscale status runs/quickstart --json")
 def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the recipe of one in runs/.")],
+    once: Annotated[bool, typer.Option("--once", help="Plain lines, also on a terminal.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a run has done and is doing, and how its jobs on a cluster stand."""
-    from kdscale.pipeline.overview import overview
-    from launcher.slurm import jobs
+    """Show what a run has done and is doing, and how its jobs on a cluster stand; on a terminal until it is finished."""
+    from rich.console import Console
+
+    from launcher import status as view
 
     folder = run_folder(run)
-    seen = {**overview(folder), "slurm": jobs.states(folder)}
+    console = Console()
     if as_json:
-        print(json.dumps(seen))
+        print(json.dumps(view.look(folder)))
+    elif console.is_terminal and not once:
+        view.watch(folder, console)
+    else:
+        print("\n".join(view.lines(view.look(folder))))
+
+
+@app.command(epilog="Example: kdscale compare runs/quickstart runs/t8 --page runs/compared.html")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories that are evaluated.")],
+    page: Annotated[
+        Path | None, typer.Option("--page", help="The page to write; compared.html beside the first run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put runs side by side: their models, costs and times, and in what their recipes differ; as a table and a page."""
+    from kdscale.report import comparison
+
+    compared = comparison.read([run_folder(run) for run in runs])
+    path = page or runs[0].parent / "compared.html"
+    comparison.write(compared, path)
+    if as_json:
+        print(json.dumps(comparison.as_json(compared)))
         return
-    print(f"{seen['run']} ({seen['name']})")
-    for stage, count in seen["stages"].items():
-        spent = f"  {seen['seconds'][stage]:.1f} s" if stage in seen["seconds"] else ""
-        print(f"  {stage:<10}{count['done']:>5} of {count['total']}{spent}")
-    for job in seen["jobs"]:
-        print(f"  {job['job']:<18}{job['state']:<9}{_progress(job)}".rstrip())
-    for state in seen["slurm"]:
-        print(jobs.line(state))
-
-
-def _progress(job: dict[str, Any]) -> str:
-    """How far a job is, where it runs, and why it failed, as far as that is known."""
-    parts = []
-    if job.get("step") is not None:
-        parts.append(f"step {job['step']} of {job.get('steps', '?')}, epoch {job['epoch']}")
-    if job["loss"] is not None:
-        parts.append(f"loss {job['loss']:.4f}")
-    if job["node"] is not None and job["state"] != "queued":
-        parts.append(f"on {job['node']}")
-    if job["restarts"]:
-        parts.append(f"{job['restarts']} restart{'s' if job['restarts'] > 1 else ''}")
-    if job["seconds_left"] and job["state"] in ("running", "stopped"):
-        parts.append(f"{job['seconds_left']:.0f} s left")
-    parts += [job[what] for what in ("error", "note") if job.get(what)]
-    if job.get("traceback"):
-        parts.append(f"see {job['traceback']}")
-    return ", ".join(parts)
+    for table in comparison.tables(compared):
+        _show(table)
+    print(f"page: {path}")
 
 
 @app.command(epilog="Example: kdscale export runs/quickstart student --to onnx")
@@ -328,11 +331,21 @@ def _advance(
     last: str, path: str, overrides: list[str] | None, out: Path | None, dry_run: bool, fresh: bool, as_json: bool
 ) -> None:
     """Bring the run of a recipe up to a stage, or print the plan for it."""
+    from kdscale import mirror
     from kdscale import recipe_files as recipes
-    from kdscale.pipeline import run as runs
 
     recipe = recipes.load(path, overrides)
-    folder = out or Path("runs") / recipe.name
+    if out is not None and mirror.is_url(out):
+        whole = mirror.Mirror(str(out))
+        with nullcontext(mirror.local(out)) if dry_run else mirror.active(whole) as folder:
+            _advance_in(folder, last, recipe, dry_run, fresh, as_json)
+        return
+    _advance_in(out or Path("runs") / recipe.name, last, recipe, dry_run, fresh, as_json)
+
+
+def _advance_in(folder: Path, last: str, recipe: Any, dry_run: bool, fresh: bool, as_json: bool) -> None:
+    from kdscale.pipeline import run as runs
+
     if dry_run:
         changes = [] if fresh else runs.check(folder, recipe)
         _plan(runs.Run(folder / ".fresh" if fresh else folder, recipe), folder, changes, last, as_json)

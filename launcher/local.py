@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kdscale import mirror
 from kdscale.errors import RunFailure, UserError
 from kdscale.recipe import Cluster
+from launcher import shared
 
 WORKER_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
@@ -28,6 +30,8 @@ OBJECT_STORE = 256 << 20
 """Bytes; nothing large passes through Ray, and by default it would claim a third of the memory."""
 
 
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""In the environment of a job that was submitted to Ray."""
 NODES = "KDSCALE_NODES"
 """In the environment: how many nodes a cluster that is just being started will have."""
 PATIENCE = 300.0
@@ -35,14 +39,17 @@ PATIENCE = 300.0
 
 
 @contextmanager
-def connection(cluster: Cluster, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def connection(
+    cluster: Cluster, stopped: Callable[[], bool] = lambda: False, run: Path | None = None
+) -> Iterator[None]:
     """Hold a connection to the Ray of `cluster.address` or RAY_ADDRESS, or to a new one of this machine.
 
     Args:
         stopped: whether to give up waiting for the nodes of a cluster that is being started.
+        run: the run directory, which all nodes of a cluster must reach.
 
     Raises:
-        UserError: no Ray answers at the address.
+        UserError: no Ray answers at the address, or a node does not see the run directory.
         RunFailure: KDSCALE_NODES says how many nodes there will be, and not all of them came.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
@@ -73,7 +80,9 @@ def connection(cluster: Cluster, stopped: Callable[[], bool] = lambda: False) ->
     else:
         _knock(address)
         try:
-            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _python_path()}}, **quiet)
+            # a job of Ray's brings an environment of its own, with the user's modules in it
+            path = {} if IN_JOB in os.environ else {"runtime_env": {"env_vars": {"PYTHONPATH": _python_path()}}}
+            ray.init(address=address, **path, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"cluster.address: no Ray answers at {address} ({_first_line(error)}); start one there, or leave the address out"
@@ -82,6 +91,8 @@ def connection(cluster: Cluster, stopped: Callable[[], bool] = lambda: False) ->
     try:
         if address is not None and os.environ.get(NODES, "").isdigit():
             _gather(int(os.environ[NODES]), stopped)
+        if address is not None and run is not None and not mirror.in_use():
+            shared.check(run)
         yield
     finally:
         sys.stdout.flush()

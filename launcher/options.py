@@ -4,12 +4,24 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from kdscale.errors import UserError
+
+STAGES = Literal["run", "data", "teachers", "logits", "student", "specialists", "evaluate", "report"]
+AFTER = "kdscale.after"
+
+
+class PassingOn(TyperCommand):
+    """What comes after ``--`` replaces values of the recipe."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        cut = args.index("--") if "--" in args else len(args)
+        ctx.meta[AFTER] = args[cut + 1 :]
+        return super().parse_args(ctx, args[:cut])
 
 
 class DefaultGroup(TyperGroup):
@@ -28,7 +40,7 @@ RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file tha
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Values that replace the recipe's.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME by default.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory, or its s3:// URL; runs/NAME by default.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set the run directory aside and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -47,6 +59,9 @@ def bars() -> Iterator[Any]:
 
 def run_folder(run: Path) -> Path:
     """A run directory as it was given, or that of a recipe."""
+    from kdscale import mirror
     from kdscale import recipe_files as recipes
 
+    if mirror.is_url(run):
+        return mirror.local(run)
     return Path("runs") / recipes.load(run).name if run.is_file() else run

@@ -4,31 +4,21 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from kdscale.errors import UserError
-from launcher.options import Fresh, Json, RecipeFile, run_folder
+from launcher.options import AFTER, STAGES, Fresh, Json, PassingOn, RecipeFile, run_folder
+from launcher.ray_job import verbs
 
 submit_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Start a run as a job of a cluster.",
-    epilog="Example: kdscale submit slurm configs/quickstart.yaml --nodes 2 --time 1:00:00",
+    epilog="Example: kdscale submit slurm configs/quickstart.yaml --nodes 2 --time 1:00:00; "
+    "kdscale submit ray configs/quickstart.yaml --address http://HEAD:8265",
 )
-STAGES = Literal["run", "data", "teachers", "logits", "student", "specialists", "evaluate", "report"]
-AFTER = "kdscale.after"
-
-
-class PassingOn(TyperCommand):
-    """Options that it does not know are sbatch's; what comes after ``--`` replaces values of the recipe."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        cut = args.index("--") if "--" in args else len(args)
-        ctx.meta[AFTER] = args[cut + 1 :]
-        return super().parse_args(ctx, args[:cut])
 
 
 @submit_app.command(
@@ -155,9 +145,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what a job of a run has printed."""
-    from launcher.slurm import jobs
+    from launcher import jobs
 
-    jobs.show(jobs.one(run_folder(run), job), follow)
+    jobs.show(run_folder(run), job, follow)
 
 
 def cancel(
@@ -166,13 +156,14 @@ def cancel(
     now: Annotated[bool, typer.Option("--now", help="Do not save what is under way.")] = False,
 ) -> None:
     """End the jobs of a run: they save and go, and the same submission goes on from there."""
-    from launcher.slurm import jobs
+    from launcher import jobs
 
     for said in jobs.end(run_folder(run), job, now):
         print(said)
 
 
 def add_to(app: typer.Typer) -> None:
+    verbs.add_to(submit_app)
     app.add_typer(submit_app, name="submit")
     app.command(epilog="Example: kdscale logs runs/quickstart --follow")(logs)
     app.command(epilog="Example: kdscale cancel runs/quickstart")(cancel)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kdscale import mirror
 from kdscale.cluster.crashes import CRASHES, PATIENCE, cause_of
 from kdscale.cluster.group import Group
 from kdscale.cluster.resources import Needs, capacity, check_fits, fullest, largest_node, nodes
@@ -124,7 +125,10 @@ class Queue(ABC):
         one, wanted, whole = self._queue[0].needs, self._queue[0].takes, capacity()
         if wanted.fits(whole) and one.fits(largest_node()):
             self._unfit_since = None
-            return heapq.heappop(self._queue) if (wanted + busy).fits(whole) else None
+            if not (wanted + busy).fits(whole):
+                return None
+            mirror.flush()
+            return heapq.heappop(self._queue)
         self._unfit_since = self._unfit_since or time.monotonic()
         if busy == Needs(0, 0) and (len(ray.nodes()) == 1 or time.monotonic() - self._unfit_since > PATIENCE):
             check_fits(self._queue[0].name, one, max(1, self._queue[0].ranks))
@@ -164,6 +168,7 @@ class Queue(ABC):
         except Exception as error:
             self._failed(job, error)
             return False
+        mirror.flush()
         job.done(given)
         return True
 
@@ -215,17 +220,18 @@ class Tasks(Queue):
         while (job := self._next(self.busy + beside)) is not None:
             if job.ranks:
                 group = Group(job.ranks, job.needs, 0.0)
-                group.start(job.function, job.arguments)
+                group.start(*mirror.carried(job.function, job.arguments))
                 self._groups[group] = job
                 continue
-            remote = ray.remote(job.function).options(
+            function, arguments = mirror.carried(job.function, job.arguments)
+            remote = ray.remote(function).options(
                 num_cpus=job.needs.cpus,
                 num_gpus=job.needs.gpus,
                 max_retries=0,
                 scheduling_strategy=self._strategy(job),
                 name=job.name,
             )
-            self._running[remote.remote(*job.arguments)] = job
+            self._running[remote.remote(*arguments)] = job
 
     def _strategy(self, job: Job) -> Any:
         """Ray's own SPREAD, or the node that is chosen here.
@@ -289,7 +295,7 @@ class Groups(Queue):
     def start(self, beside: Needs) -> None:
         while (job := self._next(self.busy + beside)) is not None:
             group = self._idle.pop() if self._idle else Group(self.ranks, self.needs, self.patience)
-            group.start(job.function, job.arguments)
+            group.start(*mirror.carried(job.function, job.arguments))
             self._running[group] = job
 
     def references(self) -> list[Any]:

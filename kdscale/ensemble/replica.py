@@ -24,7 +24,7 @@ from kdscale.files import locked, remove_temporaries
 from kdscale.models import zoo
 from kdscale.recipe import Recipe
 from kdscale.seeds import derive
-from kdscale.tracking.job import JobTracker
+from kdscale.tracking.job import tracker
 from kdscale.tracking.status import Status
 from kdscale.training import objectives
 from kdscale.training.checkpoints import Checkpoints
@@ -44,6 +44,11 @@ class Member:
     ranks: int = 0
     """Of the DeepSpeed group that trains it; 0 for a process of its own or a pack."""
     stage: str = "teachers"
+
+    @property
+    def run(self) -> Path:
+        """The run directory: folders of members are two levels below it."""
+        return self.folder.parents[1]
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -218,16 +223,6 @@ def _job(member: Member, recipe: Recipe, pack: int) -> Job:
     )
     status.update(state="running")
 
-    def tracker(step: int) -> JobTracker:
-        return JobTracker(
-            member.folder,
-            member.stage,
-            member.folder.name,
-            step,
-            wandb=recipe.tracking.wandb,
-            group=recipe.name,
-            group_id=member.fingerprint,
-            config={"seed": seed, **recipe.model_dump(mode="json")},
-        )
-
-    return Job(derive(seed, "steps"), member.checkpoints, tracker, status)
+    facts = {"seed": seed, "pack": pack}
+    record = tracker(member.run, recipe, member.folder, member.stage, member.folder.name, member.fingerprint, facts)
+    return Job(derive(seed, "steps"), member.checkpoints, record, status)

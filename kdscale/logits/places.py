@@ -221,6 +221,33 @@ class Bucket:
         for found in itertools.chain.from_iterable(pages):
             yield found["path"], found["size"]
 
+    def versions(self) -> dict[str, tuple[str, float]]:
+        """(version, seconds of the epoch at which it was written) of every file."""
+        try:
+            pages = self._do(lambda: list(self._obstore.list(self._store)))
+        except RunFailure as error:
+            if "404" not in str(error):
+                raise
+            raise UserError(f"{self.name}: there is no such bucket; create it first") from None
+        every = itertools.chain.from_iterable(pages)
+        return {found["path"]: (found["e_tag"], found["last_modified"].timestamp()) for found in every}
+
+    def put(self, path: str, content: bytes) -> str:
+        """Make or replace a file; its version."""
+        try:
+            return str(self._do(lambda: self._obstore.put(self._store, path, content))["e_tag"])
+        except FileNotFoundError:
+            raise UserError(f"{self.name}: there is no such bucket; create it first") from None
+
+    def fetch(self, path: str) -> tuple[bytes, str]:
+        """A file's bytes and their version.
+
+        Raises:
+            FileNotFoundError
+        """
+        found = self._do(lambda: self._obstore.get(self._store, path))
+        return self._do(lambda: bytes(found.bytes())), found.meta["e_tag"]
+
     def debris(self, age: float) -> Iterator[tuple[str, int]]:
         return iter(())  # an object is there whole or not at all
 

@@ -19,6 +19,9 @@ from kdscale.logits.store import Store
 from kdscale.pipeline import joint, logits, specialists, speed, student, teachers, unified
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Recipe
+from kdscale.tracking import evaluation
+from kdscale.tracking.identity import FOLDER
+from kdscale.tracking.job import tracker
 from kdscale.tracking.metrics import merge
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -135,7 +138,7 @@ def missing(run: Run) -> list[str]:
 
 def work(run: Run, bars: Bars) -> None:
     from kdscale import cluster
-    from kdscale.tracking.wandb import log_results
+    from kdscale.pipeline import health
 
     start = time.monotonic()
     recipe = run.recipe
@@ -172,9 +175,14 @@ def work(run: Run, bars: Bars) -> None:
             needs=needs,
             done=labelled.append,
         )
+    stored: list[dict[str, Any] | None] = []
+    needs = cluster.needs(recipe.teachers.cpus, 0)
+    tasks.submit("fidelity of the store", health.measured, run.folder, recipe, needs=needs, done=stored.append)
     tasks.run()
     tick()
     results = measure(run, every)
+    if stored[0] is not None:
+        results["store"] = stored[0]
     if (speeds := _speed(run, every)) is not None:
         results["speed"] = speeds
     results["seconds"] = {**run.seconds(), NAME: round(time.monotonic() - start, 3)}
@@ -182,8 +190,17 @@ def work(run: Run, bars: Bars) -> None:
     sources = [model.folder / METRICS for model in every if model.together is None]
     sources += [path / METRICS for path in specialists.folders(run)]
     merge(run.folder, sources, run.folder / METRICS)
-    log_results(recipe.tracking.wandb, run.folder, recipe.name, results["fingerprint"], results["splits"])
+    _show(run, results)
     write_json(run.folder / RESULTS, results)  # last: from here on the stage is done
+
+
+def _show(run: Run, results: dict[str, Any]) -> None:
+    """Log what W&B shows of the results."""
+    own = run.folder / FOLDER / NAME
+    with tracker(run.folder, run.recipe, own, NAME, NAME, results["fingerprint"], {})(0) as record:
+        for number, row in enumerate(evaluation.rows(results["splits"])):
+            record.log(number, **row)
+        record.summary(**evaluation.summary(results["splits"]))
 
 
 def _speed(run: Run, every: list[Trained]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ logits stage, which labels the slots that are empty and no others.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from kdscale.logits.sampled import Sampled
 from kdscale.logits.store import Store
 from kdscale.pipeline import fuse, logits, teachers, workers
 from kdscale.pipeline.run import Run
+from kdscale.recipe import Recipe
 from kdscale.seeds import generator
 from kdscale.tracking.progress import Bars
 from kdscale.training import metrics, objectives
@@ -54,6 +56,15 @@ def info(run: Run) -> dict[str, Any]:
         "missing": gaps,
         "fidelity": None if gaps else fidelity(run, store),
     }
+
+
+def measured(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """On a worker: what results.json says of the store; None where it lacks a member."""
+    seen = info(Run(folder, recipe))
+    if seen["missing"] or not seen["rows"]:
+        return None
+    kept = {name: seen[name] for name in ("codec", "rows", "bytes", "bytes_per_row", "shards", "views", "fidelity")}
+    return {**kept, "members": len(seen["members"])}
 
 
 def fidelity(run: Run, store: Store) -> dict[str, float]:

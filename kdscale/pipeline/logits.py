@@ -1,8 +1,10 @@
 """Stage 3, logits: finished members label the training shards into the store, while others still train."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,18 @@ from kdscale.logits.store import FILE, Store
 from kdscale.pipeline import teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
+from kdscale.tracking.identity import FOLDER
+from kdscale.tracking.job import tracker
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
+from kdscale.tracking.throughput import Throughput
 
 if TYPE_CHECKING:
     from kdscale.cluster import Tasks
 
 NAME = "logits"
+STORE = "store"
+"""Name of the stage's own record."""
 SPLIT = "train"
 ROWS_A_TASK = 2048
 """Rows that a task labels at least, so that small shards do not drown in Ray's overhead."""
@@ -169,6 +176,9 @@ class Labelling:
         self.store = Store.create(place, store_info(run))
         self.total = run.recipe.teachers.count * len(run.manifest.splits[SPLIT]) * run.recipe.logits.views
         self.done = 0
+        self.rates = Throughput(
+            tracker(run.folder, run.recipe, run.folder / FOLDER / NAME, NAME, STORE, fingerprint(run), {})
+        )
         self._single = 0
         self.store.commits.compact()
         classes = self.store.info.classes
@@ -185,7 +195,10 @@ class Labelling:
 
         run = self.run
         needs = cluster.needs(run.recipe.teachers.cpus, run.recipe.teachers.gpus)
+        shards = run.manifest.splits[SPLIT]
+        self.rates.start()
         for part in self._parts(seed, checksum):
+            rows = sum(shards[number].samples for number, _ in part)
             tasks.submit(
                 f"logits seed-{seed}",
                 label,
@@ -197,7 +210,7 @@ class Labelling:
                 needs.gpus,
                 needs=needs,
                 urgent=True,
-                done=self._count,
+                done=partial(self._count, rows),
             )
 
     def _parts(self, seed: int, checksum: str) -> Iterator[list[tuple[int, int]]]:
@@ -230,8 +243,17 @@ class Labelling:
         if part:
             yield part
 
-    def _count(self, blocks: int) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Finish the record of how fast the store has grown."""
+        size = {"bytes": self.store.listing().totals()[2]} if kind is None and self.rates.begun else {}
+        self.rates.close(**size)
+
+    def _count(self, rows: int, blocks: int) -> None:
         self.done += blocks
+        self.rates.add(self.done, blocks, rows)
         self._single += blocks
         if self._single >= self.store.commits.worth_compacting:
             self.store.commits.compact()
@@ -246,9 +268,10 @@ def work(run: Run, bars: Bars) -> None:
     tasks = cluster.Tasks(
         lambda: bars.show("logits: blocks", labelling.done, labelling.total), stop_file(run.folder).exists
     )
-    for seed, checksum in teachers.members(run).items():
-        labelling(tasks, seed, checksum)
-    tasks.run()
+    with labelling:
+        for seed, checksum in teachers.members(run).items():
+            labelling(tasks, seed, checksum)
+        tasks.run()
     bars.show("logits: blocks", labelling.done, labelling.total)
 
 

@@ -25,7 +25,7 @@ from kdscale.pipeline import workers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Student, Teachers
 from kdscale.seeds import derive
-from kdscale.tracking.job import JobTracker
+from kdscale.tracking.job import tracker
 from kdscale.tracking.status import Status, stop_file
 from kdscale.training.best import Best
 from kdscale.training.checkpoints import Checkpoints
@@ -111,19 +111,9 @@ def train_on_ranks(
         )
         report.update(state="running", steps=plan.steps)
 
-        def tracker(step: int) -> JobTracker:
-            return JobTracker(
-                folder,
-                task.stage,
-                folder.name,
-                step,
-                wandb=recipe.tracking.wandb,
-                group=recipe.name,
-                group_id=task.fingerprint,
-                config={**task.facts, "seed": task.seed, **recipe.model_dump(mode="json")},
-            )
-
-        job = Job(task.draws("steps"), checkpoints, tracker, report)
+        facts = {"seed": task.seed, "ranks": world, **task.facts}
+        record = tracker(run.folder, recipe, folder, task.stage, folder.name, task.fingerprint, facts)
+        job = Job(task.draws("steps"), checkpoints, record, report)
         best: Best | None = None
         if isinstance(settings, Student) and settings.keep == "best":
             aside = checkpoints.folder.with_name(f"{checkpoints.folder.name}-best")

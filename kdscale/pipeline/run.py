@@ -11,8 +11,11 @@
     RUN/evaluate-validation/   the same on the validation split
     RUN/features/, RUN/features-validation/, RUN/fusion.json    what `kdscale evaluate --fusion` asked for
     RUN/results.json, RUN/metrics.jsonl, RUN/report/index.html
+    RUN/tracking/              the run's id in W&B, and what it logs as a whole: the store's growth, the results
     RUN/jobs/                  scripts and logs of the cluster jobs that worked on the run; the launcher's own
     RUN/previous/              artefacts of earlier recipes, kept and taken back when a recipe returns to them
+
+A run in an object store is such a directory on every node, kept like the bucket (`kdscale.mirror`).
 
 An artefact carries the fingerprint of what made it: the recipe's parts that matter to it and the fingerprints of
 what it was made from. One of another fingerprint is set aside, never overwritten.

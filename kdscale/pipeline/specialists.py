@@ -268,7 +268,7 @@ def train_specialist(folder: Path, recipe: Recipe, seed: int, number: int, check
     from kdscale.cluster import whereabouts
     from kdscale.pipeline import workers
     from kdscale.specialists.training import Specialist, train
-    from kdscale.tracking.job import JobTracker
+    from kdscale.tracking.job import tracker
     from kdscale.training.engine import use_device
 
     run = Run(folder, recipe)
@@ -278,18 +278,7 @@ def train_specialist(folder: Path, recipe: Recipe, seed: int, number: int, check
     name = f"seed-{seed}/{at.name}"
     one = Specialist(number, found[number], derive(seed, "specialist", number), at, mark)
 
-    def tracker(step: int) -> JobTracker:
-        return JobTracker(
-            at,
-            NAME,
-            name,
-            step,
-            wandb=recipe.tracking.wandb,
-            group=recipe.name,
-            group_id=mark,
-            config={"seed": one.seed, "number": number, "classes": found[number], **recipe.model_dump(mode="json")},
-        )
-
+    record = tracker(folder, recipe, at, NAME, name, mark, {"seed": seed, "number": number, "classes": found[number]})
     with ExitStack() as stack:
         stack.enter_context(locked(at / ".lock"))
         remove_temporaries(at)
@@ -302,7 +291,7 @@ def train_specialist(folder: Path, recipe: Recipe, seed: int, number: int, check
             recipe.specialists,
             device,
             Status(at, stage=NAME, job=name, seed=seed, active=True, **whereabouts()),
-            tracker,
+            record,
             recipe.data.normalize,
             stop_file(folder).exists,
         )

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 
 from kdscale.errors import UserError
 from kdscale.files import digest
-from kdscale.pipeline import adopted, data, evaluate, joint, logits, packs, report, specialists, student, teachers
+from kdscale.pipeline import (
+    adopted,
+    data,
+    evaluate,
+    joint,
+    lineage,
+    logits,
+    packs,
+    report,
+    specialists,
+    student,
+    teachers,
+)
 from kdscale.pipeline.run import Run
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
@@ -71,6 +83,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             if account.other:
                 run.spend("logits", identity(run, "logits"), account.other)
             bars.say(f"{stage}: done in {time.monotonic() - start:.1f} s")
+    lineage.publish(run)
 
 
 def teach(run: Run, bars: Bars, students: bool) -> float:
@@ -79,7 +92,11 @@ def teach(run: Run, bars: Bars, students: bool) -> float:
     Returns:
         The seconds at the end that were labelling alone.
     """
-    labelling = logits.Labelling(run, bars)
+    with logits.Labelling(run, bars) as labelling:
+        return _teach(run, bars, students, labelling)
+
+
+def _teach(run: Run, bars: Bars, students: bool, labelling: logits.Labelling) -> float:
     quorum = run.recipe.student.quorum
     if not students or quorum is None or not student.missing(run):
         return teachers.work(run, bars, then=labelling)

@@ -188,8 +188,8 @@ def _jitter(index: int, size: int) -> float:
     return 0.0 if size == 1 else ((index + 1) * 0.6180339887 % 1 - 0.5) * 0.5
 
 
-def teacher_losses(jobs: dict[str, dict[str, Curve]]) -> str | None:
-    """The training loss of every member, a thin line each."""
+def teacher_losses(jobs: dict[str, dict[str, Curve]], who: str = "teachers") -> str | None:
+    """The training loss of every member, or specialist, a thin line each."""
     curves = [fields["loss"] for fields in jobs.values() if "loss" in fields]
     if not curves:
         return None
@@ -198,10 +198,16 @@ def teacher_losses(jobs: dict[str, dict[str, Curve]]) -> str | None:
         drawn = figure()
         axes = drawn.subplots()
         for curve in curves:
-            _line(axes, curve, TEACHER, linewidth=0.9, alpha=max(0.25, 0.9 / math.sqrt(len(curves))))
+            _line(
+                axes,
+                curve,
+                TEACHER if who == "teachers" else STUDENT,
+                linewidth=0.9,
+                alpha=max(0.25, 0.9 / math.sqrt(len(curves))),
+            )
         _loss_axes(axes, curves)
-        words = f"{len(curves)} teachers end between {min(last):.3g} and {max(last):.3g}"
-        return inline(drawn, "loss-teachers", f"Training loss over epochs: {words}.")
+        words = f"{len(curves)} {who} end between {min(last):.3g} and {max(last):.3g}"
+        return inline(drawn, f"loss-{who}", f"Training loss over epochs: {words}.")
 
 
 def student_losses(jobs: dict[str, dict[str, Curve]]) -> str | None:
@@ -338,6 +344,32 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str | 
 def _short(name: str) -> str:
     """At most 12 characters; names of classes often differ only at their end."""
     return name if len(name) <= 12 else f"{name[:6]}…{name[-5:]}"
+
+
+def runs(names: Sequence[str], accuracies: Sequence[dict[str, list[float]]]) -> str | None:
+    """The accuracies (%) of several runs, a row each: a dot for every model."""
+    if not any(accuracies):
+        return None
+    words = []
+    with drawing():
+        drawn = figure(height=0.9 + 0.5 * len(names))
+        axes = drawn.subplots()
+        for row, (name, models) in enumerate(zip(names, accuracies, strict=True)):
+            for kind, dots in models.items():
+                if kind not in COLOURS:
+                    continue
+                heights = [row + _jitter(index, len(dots)) for index in range(len(dots))]
+                shown: dict[str, Any] = {"label": kind} if kind not in axes.get_legend_handles_labels()[1] else {}
+                axes.plot(dots, heights, "o", color=COLOURS[kind], markersize=5, alpha=0.75, markeredgewidth=0, **shown)
+            words.append(f"{name} {', '.join(f'{kind} {sum(d) / len(d):.4g}' for kind, d in models.items())}")
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.set_ylim(len(names) - 0.45, -0.55)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("accuracy, %")
+        axes.margins(x=0.06)
+        _legend(drawn, axes, 3)
+        return inline(drawn, "runs", f"Accuracy of every run: {'; '.join(words)}.")
 
 
 def stage_seconds(seconds: dict[str, float]) -> str | None:

@@ -17,6 +17,8 @@ from kdscale.files import write_text
 from kdscale.report import curves, figures, fusion, specialists, summary, table
 from kdscale.report.results import Metrics, Model, Results, Speed, Split, checked
 
+CALIBRATED = {"joint": "joint control", "specialists": "generalist with specialists"}
+
 
 class Picture(NamedTuple):
     """A figure with its heading and one line below it."""
@@ -50,7 +52,7 @@ def render(run: Path) -> Path:
     Raises:
         UserError: there is no results.json, or a file of the run is not what the stages write.
     """
-    results = _read_results(run / "results.json")
+    results = read_results(run / "results.json")
     found = curves.read(run / "metrics.jsonl")
     environment = Environment(
         loader=PackageLoader("kdscale.report", "."),
@@ -74,10 +76,13 @@ def render(run: Path) -> Path:
         scaling=_scaling(split),
         chance=_chance(split),
         diversity=_diversity(split),
+        store=_store(results),
+        fidelity=_fidelity(results),
         fusion=_fusion(run / "fusion.json", results),
         fusion_columns=fusion.COLUMNS,
         gains=_gains(results, split),
         costs=_costs(results),
+        stages=_stages(results),
         ratio=summary.size_ratio(results.models),
         speed=results.speed,
         recipe=_read_recipe(run / "recipe.yaml", results),
@@ -88,7 +93,7 @@ def render(run: Path) -> Path:
     return path
 
 
-def _read_results(path: Path) -> Results:
+def read_results(path: Path) -> Results:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -202,6 +207,40 @@ def _gains(results: Results, split: Split) -> dict[str, Any] | None:
     }
 
 
+def _stages(results: Results) -> list[tuple[str, str, str]]:
+    """Each stage, its time and its share, and their sum."""
+    whole = sum(results.seconds.values())
+    if not whole:
+        return []
+    rows = [(name, figures.duration(value), f"{value / whole:.0%}") for name, value in results.seconds.items()]
+    return [*rows, ("together", figures.duration(whole), "100%")]
+
+
+def _store(results: Results) -> list[tuple[str, str]] | None:
+    """What the store holds, a fact a row."""
+    store = results.store
+    if store is None:
+        return None
+    codec = ", ".join(f"{value}" if name == "name" else f"{name} {value}" for name, value in store.codec.items())
+    return [
+        ("Codec", codec),
+        ("Size", f"{_size(store.bytes)}, {store.bytes_per_row:,.1f} bytes a row"),
+        ("Rows", f"{store.rows:,}: {store.members} members, {store.shards} shards, {store.views} views"),
+    ]
+
+
+def _fidelity(results: Results) -> list[tuple[str, str]] | None:
+    found = results.store.fidelity if results.store is not None else None
+    if found is None:
+        return None
+    return [
+        ("KL, nats", f"{found.kl:.3g}"),
+        ("same class", f"{found.agreement:.2%}"),
+        ("calibration error, difference", f"{100 * found.ece_gap:+.2f} %"),
+        ("angle of the gradients", f"{found.angle:.3g}\N{DEGREE SIGN}"),
+    ]
+
+
 def _main_first(results: Results) -> list[str]:
     return [results.main, *(name for name in results.splits if name != results.main)]
 
@@ -281,14 +320,20 @@ def _pictures(results: Results, split: Split, found: curves.Curves) -> list[Pict
             figures.student_losses(student),
             False,
         ),
+        (
+            "Specialists' training loss",
+            "A line for each specialist.",
+            figures.teacher_losses(found.by_stage.get("specialists", {}), "specialists"),
+            False,
+        ),
         *(
             (
-                f"Calibration of the {'joint control' if name == 'joint' else name}",
+                f"Calibration of the {CALIBRATED.get(name, name)}",
                 "Dots on the diagonal are honest; above it the model is too modest, below it too sure.",
                 figures.reliability(split.reliability[name], name),
                 True,
             )
-            for name in ("ensemble", "student", "control", "joint")
+            for name in ("ensemble", "student", "control", "joint", "specialists")
             if name in split.reliability
         ),
     ]

@@ -231,6 +231,32 @@ class Speeds(Part):
     models: dict[str, Speed]
 
 
+class Fidelity(Part):
+    """How near the stored target of the ensemble is to the one that all logits would give."""
+
+    rows: int
+    temperature: float
+    kl: float
+    """Mean, in nats, from the full target to the stored one."""
+    agreement: float
+    ece_gap: float
+    angle: float
+    """Degrees between the gradients of the two."""
+
+
+class Stored(Part):
+    """The logit store that the students learned from."""
+
+    codec: dict[str, Any]
+    rows: int
+    bytes: int
+    bytes_per_row: float
+    members: int
+    shards: int
+    views: int
+    fidelity: Fidelity | None = None
+
+
 class Results(Part):
     """The whole of results.json."""
 
@@ -240,6 +266,8 @@ class Results(Part):
     splits: dict[str, Split] = Field(min_length=1)
     models: dict[str, Model] = Field(default_factory=dict)
     speed: Speeds | None = None
+    store: Stored | None = None
+    """None where it no longer holds every member."""
     seconds: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")

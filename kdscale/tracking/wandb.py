@@ -9,22 +9,31 @@ No trouble with W&B is trouble of the job. If the server does not answer, the ru
 stderr says how to send it later; whatever W&B raises after that ends the logging to W&B, and metrics.jsonl goes on.
 """
 
-import math
-import re
+import json
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdscale import files
 from kdscale.recipe import WandB
+from kdscale.tracking import names
+from kdscale.tracking.identity import Identity
 
-STEP = "train/step"
-"""The x-axis of every plot: W&B's own step counts rows and differs after a resume."""
 WATERMARK = "wandb.json"
+_WIDTH = 255
 INIT_TIMEOUT = 10
 FINISH_TIMEOUT = 5
 """Seconds that a server may keep a job waiting, at its start and at its end."""
+DOWN_FOR = 600
+"""Seconds for which a process does not ask a server again that has refused it."""
+ASIDE = "-offline"
+"""Ends the id of a run that wandb-core has begun online and given up."""
+_DOWN: dict[str | None, tuple[float, str]] = {}
+"""Until when a server is not asked again, by its address, and why."""
 
 
 class Off:
@@ -53,7 +62,7 @@ class Run(Off):
             return
         try:
             self._watermark.advance(step)  # first, as a row must not be there twice and metrics.jsonl has all of them
-            self._run.log({STEP: step, **values})
+            self._run.log({names.STEP: step, **values})
         except Exception as error:
             self._give_up(error)
 
@@ -69,19 +78,20 @@ class Run(Off):
         if self._run is None:
             return
         run, self._run = self._run, None
+        self._watermark.close()
         try:
             run.finish(exit_code=exit_code)
         except TimeoutError:
-            _warn(
+            warn(
                 f"W&B has not taken all rows of {self._job} within {FINISH_TIMEOUT} s; "
-                f"they are kept, send them later with: {_sync_command(run, run.id)}"
+                "they are kept, send them later with: kdscale wandb sync RUN"
             )
         except Exception as error:
-            _warn(f"W&B could not finish the run of {self._job} ({_first_line(error)}); metrics.jsonl has its rows")
+            warn(f"W&B could not finish the run of {self._job} ({first_line(error)}); metrics.jsonl has its rows")
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        _warn(f"logging {self._job} to W&B ended ({_first_line(error)}); metrics.jsonl goes on")
+        warn(f"logging {self._job} to W&B ended ({first_line(error)}); metrics.jsonl goes on")
 
 
 class Watermark:
@@ -91,11 +101,14 @@ class Watermark:
     validation, and a replay brings them in the same order. There is one mark for rows kept offline, which are still
     to be sent, and one for rows handed to a server, which a SIGKILL may have lost on the way: an online run goes by
     what the server has (`reached`) and by the first, an offline run by both.
+
+    It is written in place and not flushed to the disk, so that a row costs microseconds: a kill leaves it whole.
     """
 
     def __init__(self, path: Path, run_id: str, offline: bool) -> None:
         self._path = path
         self._mode = "offline" if offline else "online"
+        self._file: int | None = None
         self._saved: dict[str, Any] = {"id": run_id, "online": [-1, 0], "offline": [-1, 0]}
         try:
             saved = files.read_json(path) or {}
@@ -123,97 +136,97 @@ class Watermark:
         """The next row, of `step`, is about to be logged."""
         last, rows = self._saved[self._mode]
         self._saved[self._mode] = [step, rows + 1 if step == last else 1]
-        files.write_json(self._path, self._saved)
+        if self._file is None:
+            self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY)
+        os.pwrite(self._file, json.dumps(self._saved).ljust(_WIDTH).encode() + b"\n", 0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
-def open_run(
-    settings: WandB,
-    run_dir: Path,
-    *,
-    group: str,
-    group_id: str,
-    job_type: str,
-    job: str,
-    config: dict[str, Any],
-) -> Off:
+def open_run(settings: WandB, run_dir: Path, who: Callable[[], Identity]) -> Off:
     """Start, or take up again, the W&B run of a job.
 
     Args:
         settings: the recipe's tracking.wandb.
         run_dir: where the W&B log (``wandb/``) and the watermark (``wandb.json``) are kept.
-        group: name of the experiment; W&B shows its jobs together.
-        group_id: fingerprint of the experiment; with `job` it makes the run's id.
-        job_type: the stage.
-        job: name of the job within the experiment, such as ``teacher-3``.
-        config: what W&B shows as the run's configuration.
+        who: what W&B is told of the job; asked for only where W&B is on.
     """
     if settings.mode == "off":
         return Off()
-    run_id = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', job)}-{files.digest([group_id, job])[:12]}"
-    options: dict[str, Any] = {
-        "id": run_id,
-        "resume": "allow",
-        "reinit": "create_new",
-        "project": settings.project,
-        "entity": settings.entity,
-        "group": group,
-        "job_type": job_type,
-        "name": job,
-        "tags": settings.tags,
-        "config": config,
-        "dir": str(run_dir),
-    }
+    job = who()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        run = _start(settings, job, options)
-        run.define_metric(STEP)
-        run.define_metric("*", step_metric=STEP)
-        watermark = Watermark(run_dir / WATERMARK, run_id, offline=run.offline)
-        if run.resumed and isinstance(step := run.summary.get(STEP), int):
+        run = start(settings, run_dir, job)
+        watermark = Watermark(run_dir / WATERMARK, job.id, offline=run.offline)
+        if run.resumed and isinstance(step := run.summary.get(names.STEP), int):
             watermark.reached(step)
-        return Run(run, job, watermark)
+        return Run(run, job.name, watermark)
     except Exception as error:
-        _warn(f"W&B does not start ({_first_line(error)}); {job} is in metrics.jsonl alone")
+        warn(f"W&B does not start ({first_line(error)}); {job.name} is in metrics.jsonl alone")
         return Off()
 
 
-def log_results(settings: WandB, run_dir: Path, group: str, group_id: str, results: dict[str, Any]) -> None:
-    """Show the numbers of results.json as the job ``evaluate``: in the summary, and as one row of history.
+def start(settings: WandB, run_dir: Path, job: Identity) -> Any:
+    """The wandb run of a job in the mode that the recipe asks for; offline where online fails."""
+    if settings.mode == "offline":
+        return _init(settings, "offline", run_dir, job)
+    try:
+        return start_online(settings, run_dir, job)
+    except Exception as error:
+        refused = isinstance(error, Refused)
+        aside = job if refused else replace(job, id=f"{job.id}{ASIDE}")
+        run = _init(settings, "offline", run_dir, aside)
+        warn(
+            f"W&B server {run.settings.base_url} {error if refused else _why(error)}; "
+            f"{job.name} is logged offline, send it later with: kdscale wandb sync RUN"
+        )
+        return run
 
-    The names are the paths to the numbers, ``student/runs/seed-0/accuracy``; see `scalars`.
+
+class Refused(Exception):
+    """Why a server is not asked for a run: it does not answer, or takes no key."""
+
+
+def start_online(settings: WandB, run_dir: Path, job: Identity) -> Any:
+    """The run of a job on the server.
+
+    Raises:
+        Refused: the server cannot be used; nothing was begun.
+        Exception: whatever wandb raises when it begins a run.
     """
-    values = dict(scalars(results))
-    run = open_run(settings, run_dir, group=group, group_id=group_id, job_type="evaluate", job="evaluate", config={})
-    run.log(0, values)
-    run.summary(values)
-    run.close()
+    import wandb
+
+    until, why = _DOWN.get(settings.base_url, (0.0, ""))
+    if time.monotonic() < until:  # a pack's members need not each find out
+        raise Refused(why)
+    _set_up(settings, "online")
+    try:
+        # Verified first: once `wandb.init` has failed, wandb-core holds the run's id until the process ends. And no
+        # prompt: at a terminal it would ask for a key, and wait.
+        if wandb.run is None and not wandb.login(prompt=False, verify=True):
+            raise ValueError("no API key, set WANDB_API_KEY or use `wandb login`")
+    except Exception as error:
+        why = _why(error)
+        _DOWN[settings.base_url] = time.monotonic() + DOWN_FOR, why
+        raise Refused(why) from error
+    return _init(settings, "online", run_dir, job)
 
 
-def scalars(tree: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """The finite numbers of a tree of mappings, each with its path.
-
-    A list of mappings names its items by their seed, else by their place; lists of numbers (bins, curves, matrices)
-    are pictures of the report and no scalars.
-    """
-    prefix = f"{path}/" if path else ""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from scalars(value, f"{prefix}{key}")
-    elif isinstance(tree, list | tuple):
-        for place, item in enumerate(tree):
-            if isinstance(item, dict):
-                yield from scalars(item, f"{prefix}seed-{item['seed']}" if "seed" in item else f"{prefix}{place}")
-    elif isinstance(tree, int | float) and not isinstance(tree, bool) and math.isfinite(tree):
-        yield path, tree
-
-
-def _start(settings: WandB, job: str, options: dict[str, Any]) -> Any:
-    """The wandb run in the mode that the recipe asks for; offline where online fails."""
+def _set_up(settings: WandB, mode: str) -> None:
     import wandb
 
     base_url = {"base_url": settings.base_url} if settings.base_url else {}
-    wandb.setup(wandb.Settings(silent=True, quiet=True, mode=settings.mode, **base_url))
-    options["settings"] = wandb.Settings(
+    wandb.setup(wandb.Settings(silent=True, quiet=True, mode=mode, **base_url))
+
+
+def _init(settings: WandB, mode: Literal["online", "offline"], run_dir: Path, job: Identity) -> Any:
+    import wandb
+
+    _set_up(settings, settings.mode)
+    own = wandb.Settings(
         silent=True,
         quiet=True,
         console="off",
@@ -226,43 +239,37 @@ def _start(settings: WandB, job: str, options: dict[str, Any]) -> Any:
         finish_timeout=FINISH_TIMEOUT,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=1,  # the default of 15 s would lose that much to a SIGKILL
-        **base_url,
+        **({"base_url": settings.base_url} if settings.base_url else {}),
     )
-    if settings.mode == "offline":
-        return wandb.init(mode="offline", **options)
-    served = False
-    try:
-        # Verified first: once `wandb.init` has failed, wandb-core holds the run's id until the process ends. And no
-        # prompt: at a terminal it would ask for a key, and wait.
-        if wandb.run is None and not wandb.login(prompt=False, verify=True):
-            raise ValueError("no API key, set WANDB_API_KEY or use `wandb login`")
-        served = True
-        return wandb.init(mode="online", **options)
-    except Exception as error:
-        run_id = options["id"]
-        if served:
-            options["id"] = f"{run_id}-offline"
-        run = wandb.init(mode="offline", **options)
-        _warn(
-            f"W&B server {run.settings.base_url} {_refusal(error)}; "
-            f"{job} is logged offline, send it later with: {_sync_command(run, run_id)}"
-        )
-        return run
+    run = wandb.init(
+        mode=mode,
+        id=job.id,
+        resume="allow",
+        reinit="create_new",
+        project=settings.project,
+        entity=settings.entity,
+        group=job.group,
+        job_type=job.kind,
+        name=job.name,
+        tags=list(job.tags),
+        config=job.config,
+        dir=str(run_dir),
+        settings=own,
+    )
+    for step, of in names.STEPS.items():
+        run.define_metric(step)
+        run.define_metric(of, step_metric=step)
+    return run
 
 
-def _refusal(error: Exception) -> str:
+def _why(error: Exception) -> str:
     silent = "did not respond in time" in str(error)  # wandb blames its own process where the server keeps silent
-    return "does not answer" if silent else f"cannot be used ({_first_line(error)})"
+    return "does not answer" if silent else f"cannot be used ({first_line(error)})"
 
 
-def _sync_command(run: Any, run_id: str) -> str:
-    """What sends a run's log; an offline one carries the run's id in the file, unless that was taken."""
-    return f"WANDB_BASE_URL={run.settings.base_url} wandb sync --include-online --id {run_id} {Path(run.dir).parent}"
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _warn(sentence: str) -> None:
+def warn(sentence: str) -> None:
     print(f"kdscale: {sentence}", file=sys.stderr, flush=True)

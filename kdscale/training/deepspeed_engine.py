@@ -7,7 +7,11 @@ number of ranks under any ZeRO stage.
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -34,6 +38,18 @@ def prepare(device: torch.device) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
+def _leave_muon_alone(config: dict[str, Any]) -> None:
+    """Import DeepSpeed's Muon without having it compiled, where it is not what trains.
+
+    `deepspeed.initialize` imports it whatever the optimiser is, and a decorator there loads torch's compiler: a second of each rank's
+    start, a third of it.
+    """
+    if (config.get("optimizer") or {}).get("type") == "Muon":
+        return
+    with patch.object(torch, "compile", lambda function, **_: function), suppress(ImportError):
+        import_module("deepspeed.runtime.zero.muon.original_muon")
+
+
 class DeepSpeedEngine:
     """One rank of a DeepSpeed engine; the process group must be up."""
 
@@ -43,11 +59,10 @@ class DeepSpeedEngine:
         import deepspeed
 
         config = merged_config(settings, device.type, steps)
+        _leave_muon_alone(config)
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
-        self.format = format_of(
-            model
-        )  # of samples: DeepSpeed flattens weights and sends them as bytes, which wants plain ones
-        model.to(device)
+        self.format = format_of(model)  # of samples
+        model.to(device)  # and its weights become plain: DeepSpeed flattens them and sends them as bytes
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
         model.train()

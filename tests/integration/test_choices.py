@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from support.place import Place, sentence, write_recipe
+from support.place import STUDENT, Place, sentence, write_recipe
 from support.s3 import s3_server
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_a_student_reads_the_fused_set_and_learns_the_same(copy, finished) -> No
     assert seen["fused"][name]["members"] == ["seed-0", "seed-1", "seed-2"]
     assert seen["missing"] == []
     shutil.rmtree(copy.run / "students" / "student-seed-0")
-    copy.kdscale("run", "tiny.yaml")
+    copy.kdscale("run", "tiny.yaml", "student.control=false")
     assert [part["member"] for part in reads(copy)["parts"]] == [name]
     assert abs(results(copy)["student"]["nll"] - results(finished)["student"]["nll"]) < 1e-2
     block = next((copy.run / "logits" / "blocks" / name).rglob("*.arrow"))
@@ -58,7 +58,7 @@ def test_a_student_reads_the_fused_set_and_learns_the_same(copy, finished) -> No
 
 def test_a_student_follows_its_members_as_they_come_and_a_restart_sees_the_same(tmp_path) -> None:
     student = {"workers": 1, "quorum": 1, "epochs": 4, "control": False}
-    place = write_recipe(tmp_path, {"student": student, "teachers": {"epochs": 300}, "cluster": {"cpus": 2}})
+    place = write_recipe(tmp_path, {"student": student, "teachers": {"epochs": 160}, "cluster": {"cpus": 2}})
     place.kdscale("run", "tiny.yaml")
     assert reads(place)["live"]
     decisions = {
@@ -92,12 +92,12 @@ def test_a_store_in_a_bucket_gives_the_same_student(finished, tmp_path, monkeypa
     with s3_server() as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        place.kdscale("run", "tiny.yaml", "logits.path=s3://bucket/stores")
+        place.kdscale(*STUDENT, "logits.path=s3://bucket/stores")
         assert not (place.run / "logits").exists()
         assert weights(place) == weights(finished)
         seen = json.loads(place.kdscale("logits", "info", "runs/tiny", "--json")[0])
         assert seen["store"].startswith("s3://bucket/stores/tiny-")
         assert seen["missing"] == []
         assert place.kdscale("logits", "fsck", "runs/tiny")[0].startswith("0 faults")
-        _, err = place.kdscale("run", "tiny.yaml", "logits.path=s3://bucket/stores")
+        _, err = place.kdscale("logits", "tiny.yaml", "logits.path=s3://bucket/stores")
         assert "logits: done before" in err

@@ -5,6 +5,7 @@ import os
 
 import pytest
 from support.fake_wandb_server import FakeWandb
+from support.place import STUDENT, same_students
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +23,8 @@ def test_a_running_cluster_is_joined_and_outlives_the_command(finished, place, m
     try:
         cluster.add_node(num_cpus=1)
         here = place()
-        here.kdscale("run", "tiny.yaml", f"cluster.address={cluster.address}")
-        assert splits(here) == splits(finished)
+        here.kdscale(*STUDENT, f"cluster.address={cluster.address}")
+        assert same_students(here, finished)
         ray.init(address=cluster.address, log_to_driver=False)
         assert ray.cluster_resources()["CPU"] == 2
     finally:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.place import write_recipe
+from support.place import STUDENT, same_students, write_recipe
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("KDSCALE_KILLS", "3"))
+KILLS = int(os.environ.get("KDSCALE_KILLS", "2"))
 
 
 def numbers(run: Path) -> dict:
@@ -71,14 +71,14 @@ def wait_for(condition, seconds: float = 120) -> None:
 @pytest.mark.parametrize("pattern", ["teachers/seed-1", "students/student-seed-0"])
 def test_a_worker_that_is_killed_is_replaced_and_goes_on(finished, place, pattern: str) -> None:
     hurt = place()
-    process = hurt.start("run", "tiny.yaml")
+    process = hurt.start(*STUDENT)
     status = hurt.run / pattern / "status.json"
     checkpoint = hurt.run / pattern / "checkpoints"
     wait_for(lambda: status.exists() and list(checkpoint.rglob("latest.json")))
     os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert numbers(hurt.run) == numbers(finished.run)
+    assert same_students(hurt, finished)
 
 
 def latest(run: Path) -> dict[str, int]:
@@ -125,7 +125,13 @@ def test_a_killed_worker_of_a_pack_is_replaced(finished, place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)], ids=str
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.soak),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak),
+    ],
+    ids=str,
 )
 def test_a_stop_signal_saves_and_ends_cleanly(place, number: int, code: int) -> None:
     stopped = place()

@@ -33,6 +33,7 @@ def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_
         "student.control=false",
         "student.checkpoint_epochs=0.25",
         "student.keep=best",
+        "student.workers=2",
     ]
     folder, weights = copy.run / "students" / "student-seed-0", []
     for hurt in (False, True):
@@ -57,7 +58,13 @@ def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_
 
 
 def test_a_student_with_a_head_for_each_teacher_survives_a_kill_is_evaluated_exported_and_folded(copy) -> None:
-    mimic = ["student.match=mimic_all", "student.mixup=0.2", "student.control=false", "student.checkpoint_epochs=0.25"]
+    mimic = [
+        "student.match=mimic_all",
+        "student.mixup=0.2",
+        "student.control=false",
+        "student.checkpoint_epochs=0.25",
+        "student.workers=2",
+    ]
     folder = copy.run / "students" / "student-seed-0"
     process = copy.start("student", "tiny.yaml", *mimic)
     hit_a_rank(folder, signal.SIGKILL)

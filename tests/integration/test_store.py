@@ -101,11 +101,10 @@ def test_a_block_of_other_weights_is_found_by_labelling_again(copy) -> None:
 @pytest.mark.parametrize(
     "codec",
     [
-        ["logits.dtype=int8"],
-        ["logits.codec=topk", "logits.k=4"],
-        ["logits.codec=sampled", "logits.draws=16"],
+        pytest.param(["logits.dtype=int8"], id="int8", marks=pytest.mark.soak),
+        pytest.param(["logits.codec=topk", "logits.k=4"], id="topk"),
+        pytest.param(["logits.codec=sampled", "logits.draws=16"], id="sampled", marks=pytest.mark.soak),
     ],
-    ids=["int8", "topk", "sampled"],
 )
 def test_a_student_learns_from_every_codec(copy, finished, codec: list[str]) -> None:
     _, err = copy.kdscale("run", "tiny.yaml", *codec)

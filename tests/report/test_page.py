@@ -59,6 +59,40 @@ def test_the_same_run_gives_the_same_bytes(results, run, loss_rows):
     assert [path.name for path in (folder / "report").iterdir()] == ["index.html"]
 
 
+def test_stages_have_their_time_and_share(page):
+    text = page()
+    assert '<tr><th scope="row">teachers</th><td>1 min 3 s</td><td>43%</td></tr>' in text
+    assert '<tr><th scope="row">together</th><td>2 min 26 s</td><td>100%</td></tr>' in text
+
+
+def test_the_store_and_its_fidelity_are_there(results, run):
+    tree = results(TEACHERS)
+    assert "<h2>Logit store</h2>" not in render(run(tree)).read_text()
+    tree["store"] = {
+        **{"codec": {"name": "topk", "k": 16}, "rows": 24000, "bytes": 3_000_000, "bytes_per_row": 125.0},
+        **{"members": 3, "shards": 8, "views": 1},
+        "fidelity": {
+            "rows": 256,
+            "temperature": 4.0,
+            "kl": 0.00321,
+            "agreement": 0.996,
+            "ece_gap": 0.001,
+            "angle": 2.14,
+        },
+    }
+    text = render(run(tree)).read_text()
+    for words in (
+        "topk, k 16",
+        "3 MB, 125.0 bytes a row",
+        "24,000: 3 members",
+        "0.00321",
+        "99.60%",
+        "+0.10 %",
+        "2.14°",
+    ):
+        assert words in text
+
+
 def test_it_needs_no_network_and_no_script(page, loss_rows):
     text = page(rows=loss_rows(3))
     assert "http:" not in text

@@ -12,6 +12,7 @@ from kdscale.models import zoo
 from kdscale.recipe import ModelSpec, Specialists, ViewSpec, WandB
 from kdscale.specialists import training
 from kdscale.specialists.training import Specialist, SpecialistBatches
+from kdscale.tracking.identity import Identity
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status
 
@@ -30,7 +31,7 @@ def train(data: Path, folder: Path, number: int, soft: bool = False) -> str:
     one = Specialist(number, own, seed=number, folder=folder / str(number), fingerprint="f" * 64)
 
     def tracker(step: int) -> JobTracker:
-        return JobTracker(one.folder, "specialists", "s", step, wandb=WandB(), group="g", group_id="g", config={})
+        return JobTracker(one.folder, "specialists", "s", step, WandB(), lambda: Identity("g", "g", "specialist", "s"))
 
     settings = SETTINGS.model_copy(update={"soft_rest": soft})
     report = Status(one.folder)

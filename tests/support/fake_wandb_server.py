@@ -187,6 +187,15 @@ class State:
             }
         }
 
+    def Views(self, v, base):
+        edges = [
+            {"node": {"id": vid, "name": view.get("name"), "displayName": view.get("displayName")}}
+            for vid, view in self.views.items()
+            if (view.get("entityName"), view.get("projectName"), view.get("type"))
+            == (v.get("entityName"), v.get("name"), v.get("viewType"))
+        ]
+        return {"project": {"allViews": {"edges": edges}}}
+
     def RunStoppedStatus(self, v, base):
         return {"project": {"run": {"stopped": False}}}
 

@@ -26,7 +26,7 @@ TINY = {
         "epochs": 8,
         "batch_size": 32,
         "lr": 0.005,
-        "workers": 2,
+        "workers": 1,
         "deepspeed": {"zero_optimization": {"stage": 1}},
     },
 }
@@ -41,6 +41,11 @@ class Place:
     @property
     def run(self) -> Path:
         return self.folder / "runs" / "tiny"
+
+    def weights(self, pattern: str = "*/*") -> dict[str, bytes]:
+        """Of every finished member and student, by stage and job."""
+        found = self.run.glob(f"{pattern}/weights.safetensors")
+        return {f"{path.parent.parent.name}/{path.parent.name}": path.read_bytes() for path in found}
 
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "COLUMNS": "120"}
@@ -68,6 +73,16 @@ def write_recipe(folder: Path, changes: dict[str, dict[str, object]] | None = No
         tree.setdefault(section, {}).update(fields)  # type: ignore[attr-defined]
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
     return Place(folder)
+
+
+STUDENT = ("student", "tiny.yaml", "student.control=false")
+"""All that is needed to have members and student, and no more."""
+
+
+def same_students(one: Place, other: Place) -> bool:
+    """Whether both have the same members and the same student, bit by bit."""
+    found = {name: value for name, value in one.weights().items() if "control" not in name}
+    return len(found) == 4 and found == {name: other.weights().get(name) for name in found}
 
 
 def sentence(err: str) -> str:

@@ -1,63 +1,29 @@
 """W&B shows each row once, and none of its troubles reaches the job."""
 
-import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_wandb_server import FakeWandb
+from support.wandb_rows import KEY, NOWHERE, offline_rows
 
 from kdscale.recipe import WandB
-from kdscale.tracking import wandb as tracking
+from kdscale.tracking import names
+from kdscale.tracking.identity import Identity
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.metrics import read
-from kdscale.tracking.wandb import Watermark, log_results, scalars
+from kdscale.tracking.wandb import Watermark
 
-KEY = "f" * 40
-NOWHERE = "http://127.0.0.1:9"
-
-
-@pytest.fixture
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No setting of this machine's user, no server but ours, and no wandb-core left behind."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", NOWHERE)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    yield
-    import wandb
-
-    wandb.teardown()
+WHO = Identity("quickstart-5eed", "teacher-0-abc", "teacher", "teacher-0", ("unit",), {"lr": 0.1})
 
 
-@pytest.fixture
-def server(clean: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    with FakeWandb() as fake:
-        monkeypatch.setenv("WANDB_BASE_URL", fake.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield fake
-
-
-def tracker(folder: Path, mode: str, resume_step: int = 0) -> JobTracker:
-    return JobTracker(
-        folder,
-        "teachers",
-        "teacher-0",
-        resume_step,
-        wandb=WandB(mode=mode, tags=["unit"]),
-        group="quickstart",
-        group_id="5eed",
-        config={"lr": 0.1},
-    )
+def tracker(folder: Path, mode: str, resume_step: int = 0, who: Identity = WHO) -> JobTracker:
+    return JobTracker(folder, "teachers", "teacher-0", resume_step, WandB(mode=mode), lambda: who)
 
 
 def only_run(server: FakeWandb) -> dict[str, Any]:
@@ -66,42 +32,7 @@ def only_run(server: FakeWandb) -> dict[str, Any]:
 
 
 def steps_of(run: dict[str, Any]) -> list[int]:
-    return [row[tracking.STEP] for row in run["history"]]
-
-
-def offline_rows(folder: Path) -> list[dict[str, Any]]:
-    """The history of all offline logs of a job, oldest first."""
-    import wandb
-    from wandb.proto import wandb_internal_pb2 as pb
-
-    wandb.teardown()  # wandb-core closes a log a moment after finish() has returned
-    rows = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
-        for payload in _log_records(path.read_bytes()):
-            record = pb.Record.FromString(payload)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items})
-    return rows
-
-
-def _log_records(data: bytes) -> Iterator[bytes]:
-    """LevelDB's log framing behind W&B's header of 7 bytes; a torn tail ends it."""
-    assert data[:4] == b":W&B"
-    at, record = 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        if left < 7 or kind == 0:
-            at += left
-            continue
-        chunk = data[at + 7 : at + 7 + length]
-        if len(chunk) < length:
-            return
-        at += 7 + length
-        record = chunk if kind in (1, 2) else record + chunk  # 1 whole, 2 first, 3 middle, 4 last
-        if kind in (1, 4):
-            yield record
+    return [row[names.STEP] for row in run["history"]]
 
 
 def killed_job(folder: Path, mode: str, resume_step: int, last_step: int, linger: float) -> None:
@@ -110,9 +41,9 @@ def killed_job(folder: Path, mode: str, resume_step: int, last_step: int, linger
 import os, time
 from pathlib import Path
 from kdscale.recipe import WandB
+from kdscale.tracking.identity import Identity
 from kdscale.tracking.job import JobTracker
-job = JobTracker(Path({str(folder)!r}), "teachers", "teacher-0", {resume_step}, wandb=WandB(mode={mode!r}),
-                 group="quickstart", group_id="5eed", config={{"lr": 0.1}})
+job = JobTracker(Path({str(folder)!r}), "teachers", "teacher-0", {resume_step}, WandB(mode={mode!r}), lambda: {WHO!r})
 for step in range({resume_step} + 1, {last_step} + 1):
     job.log(step, loss=1 / step)
 time.sleep({linger})
@@ -129,36 +60,13 @@ import sys
 from pathlib import Path
 from kdscale.recipe import WandB
 from kdscale.tracking.job import JobTracker
-from kdscale.tracking.wandb import log_results
-with JobTracker(Path({str(tmp_path)!r}), "teachers", "t", 0, wandb=WandB(), group="g", group_id="i", config={{}}) as job:
+with JobTracker(Path({str(tmp_path)!r}), "teachers", "t", 0, WandB(), lambda: 1 / 0) as job:
     job.log(1, loss=0.5)
     job.summary(accuracy=1.0)
-log_results(WandB(), Path({str(tmp_path)!r}), "g", "i", {{"accuracy": 1.0}})
 assert "wandb" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
-
-
-def test_scalars_are_named_by_path_and_seed_and_leave_pictures_out() -> None:
-    results = {
-        "test": {"ensemble": {"accuracy": 0.9, "bins": [0.1, 0.2]}, "samples": 360, "ok": True, "name": "digits"},
-        "teachers": [{"seed": 4, "accuracy": 0.8}, {"seed": 5, "accuracy": math.nan}],
-        "control": {"accuracy": 0.7, "runs": [{"seed": 0, "accuracy": 0.7}]},
-        "sizes": [{"members": 1, "accuracy": 0.8}],
-    }
-    assert dict(scalars(results)) == {
-        "test/ensemble/accuracy": 0.9,
-        "test/samples": 360,
-        "teachers/seed-4/seed": 4,
-        "teachers/seed-4/accuracy": 0.8,
-        "teachers/seed-5/seed": 5,
-        "control/accuracy": 0.7,
-        "control/runs/seed-0/seed": 0,
-        "control/runs/seed-0/accuracy": 0.7,
-        "sizes/0/members": 1,
-        "sizes/0/accuracy": 0.8,
-    }
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"id": "x", "online": 3}'])
@@ -182,7 +90,11 @@ def test_an_offline_run_leaves_a_readable_log(clean: None, tmp_path: Path, capfd
     with tracker(tmp_path, "offline") as job:
         for step in range(1, 4):
             job.log(step, loss=1 / step)
-    assert [(row[tracking.STEP], row["loss"]) for row in offline_rows(tmp_path)] == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
+    assert [(row[names.STEP], row["teacher/loss"]) for row in offline_rows(tmp_path)] == [
+        (1, 1),
+        (2, 1 / 2),
+        (3, 1 / 3),
+    ]
     assert capfd.readouterr() == ("", "")
 
 
@@ -192,7 +104,7 @@ def test_an_offline_job_killed_and_resumed_repeats_no_row(clean: None, tmp_path:
     with tracker(tmp_path, "offline", resume_step=4) as job:
         for step in range(5, 9):
             job.log(step, loss=1 / step)
-    assert [row[tracking.STEP] for row in offline_rows(tmp_path)] == list(range(1, 9))
+    assert [row[names.STEP] for row in offline_rows(tmp_path)] == list(range(1, 9))
     assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == list(range(1, 9))
 
 
@@ -204,9 +116,9 @@ def test_an_online_run_arrives_once_with_group_job_type_and_config(server: FakeW
         job.summary(best=0.9)
     run = only_run(server)
     assert steps_of(run) == [1, 2, 3]
-    assert (run["group"], run["jobType"], run["displayName"]) == ("quickstart", "teachers", "teacher-0")
+    assert (run["group"], run["jobType"], run["displayName"]) == ("quickstart-5eed", "teacher", "teacher-0")
     assert (run["config"]["lr"]["value"], run["tags"], run["state"]) == (0.1, ["unit"], "finished")
-    assert run["summary"]["best"] == 0.9
+    assert run["summary"]["teacher/best"] == 0.9
     assert not run["output"]
     assert not server.state.unknown
 
@@ -226,8 +138,7 @@ def test_an_online_job_killed_and_resumed_shows_each_step_once(server: FakeWandb
 
 @pytest.mark.slow
 def test_two_jobs_of_one_process_have_a_run_each(server: FakeWandb, tmp_path: Path) -> None:
-    where = {"wandb": WandB(mode="online"), "group": "g", "group_id": "i", "config": {}}
-    jobs = [JobTracker(tmp_path / name, "teachers", name, 0, **where) for name in ("a", "b")]
+    jobs = [tracker(tmp_path / name, "online", who=Identity("g", f"{name}-1", "teacher", name)) for name in ("a", "b")]
     for step in (1, 2):
         for job in jobs:
             job.log(step, loss=1.0)
@@ -237,17 +148,6 @@ def test_two_jobs_of_one_process_have_a_run_each(server: FakeWandb, tmp_path: Pa
         "a": ([1, 2], 0),
         "b": ([1, 2], 143),
     }
-
-
-@pytest.mark.slow
-def test_results_are_in_the_summary_of_the_job_evaluate(server: FakeWandb, tmp_path: Path) -> None:
-    results = {"student": {"accuracy": 0.9, "runs": [{"seed": 0, "accuracy": 0.9}]}}
-    for _ in range(2):
-        log_results(WandB(mode="online"), tmp_path, "quickstart", "5eed", results)
-    run = only_run(server)
-    assert (run["displayName"], run["jobType"]) == ("evaluate", "evaluate")
-    assert run["summary"]["student/runs/seed-0/accuracy"] == 0.9
-    assert len(run["history"]) == 1
 
 
 @pytest.mark.slow
@@ -265,13 +165,13 @@ def test_without_a_server_or_key_the_run_goes_offline_and_says_so(
     with tracker(tmp_path, "online") as job:
         job.log(1, loss=1.0)
     assert time.monotonic() - start < 30
-    assert [row[tracking.STEP] for row in offline_rows(tmp_path)] == [1]
+    assert [row[names.STEP] for row in offline_rows(tmp_path)] == [1]
     out, err = capfd.readouterr()
     assert out == ""
     (line,) = err.splitlines()
     assert line.startswith(f"kdscale: W&B server {NOWHERE} ")
     assert ("does not answer" if trouble == "silent" else "no API key") in line
-    assert "wandb sync --include-online --id teacher-0-" in line
+    assert "kdscale wandb sync RUN" in line
 
 
 @pytest.mark.slow
@@ -279,7 +179,7 @@ def test_a_refused_run_goes_offline(server: FakeWandb, tmp_path: Path, capfd: py
     server.fault("graphql:UpsertBucket", status=403, times=1000)
     with tracker(tmp_path, "online") as job:
         job.log(1, loss=1.0)
-    assert [row[tracking.STEP] for row in offline_rows(tmp_path)] == [1]
+    assert [row[names.STEP] for row in offline_rows(tmp_path)] == [1]
     assert "is logged offline" in capfd.readouterr().err
 
 

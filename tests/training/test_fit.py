@@ -12,6 +12,7 @@ from kdscale.data.order import Order
 from kdscale.errors import RunFailure, Stopped
 from kdscale.models import zoo
 from kdscale.recipe import ModelSpec, Training, ViewSpec, WandB
+from kdscale.tracking.identity import Identity
 from kdscale.tracking.job import JobTracker
 from kdscale.tracking.status import Status
 from kdscale.training import objectives
@@ -73,7 +74,7 @@ def train(
                 11,
                 Checkpoints(folder / "checkpoints"),
                 lambda step: JobTracker(
-                    folder, "teachers", "t", step, wandb=WandB(), group="g", group_id="g", config={}
+                    folder, "teachers", "t", step, WandB(), lambda: Identity("g", "g", "teacher", "t")
                 ),
                 Status(folder),
             )
