@@ -9,6 +9,7 @@ from kdscale.errors import UserError
 from kdscale.files import digest
 from kdscale.pipeline import data, evaluate, joint, lineage, logits, packs, report, specialists, student, teachers
 from kdscale.pipeline.run import Run
+from kdscale.tracking.identity import run_id
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
 
@@ -39,6 +40,8 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
         UserError, RunFailure, Stopped: what is finished by then is kept.
     """
     stop_file(run.folder).unlink(missing_ok=True)
+    if run.recipe.tracking.wandb.mode != "off":
+        run_id(run.folder)  # drawn before anything is sent to other nodes
     with ExitStack() as stack:
         connected = False
         for stage in STAGES[: STAGES.index(last) + 1]:
