@@ -337,6 +337,8 @@ def _advance(
 
     recipe = recipes.load(path, overrides)
     if out is not None and mirror.is_url(out):
+        if fresh:
+            raise UserError(f"--fresh: a run in an object store is not set aside; take another --out than {out}")
         whole = mirror.Mirror(str(out))
         with nullcontext(mirror.local(out)) if dry_run else mirror.active(whole) as folder:
             _advance_in(folder, last, recipe, dry_run, fresh, as_json)
