@@ -13,6 +13,7 @@ setup(
         "kdscale.training.objectives": ["*.c"],
         "kdscale.tracking": ["metrics.yaml"],
         "launcher.slurm": ["*.j2"],
+        "kdscale.studies": ["recipes/*.yaml"],
     },
     install_requires=[
         "torch>=2.7",

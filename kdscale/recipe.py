@@ -68,6 +68,12 @@ class Data(Section):
     """Part of the training samples kept for validation, if the source has no validation split."""
     test: Share = 0.2
     """Part of the samples kept for the test, if the source has no test split."""
+    train: Annotated[float, Field(gt=0)] | None = None
+    """Part of the training samples that is imported, once the other splits are cut: below 1 a fraction, from 1 on a count; all by
+    default."""
+    group: str | None = None
+    """What the splits must not share: of a folder, a regular expression whose first group is found in a file's path, such as
+    'airframe-([0-9]+)'; of arrays, the name of an array with one group for each sample. Splits are then cut by whole groups."""
     image_size: int | None = Field(None, ge=1)
     """Resize images to this many pixels a side when they are imported."""
     shard_size: int = Field(2048, ge=1)
@@ -104,10 +110,19 @@ class Fitting(Section):
     """GPUs of one process; auto takes one each where the cluster has any, 0 keeps to the CPU."""
 
 
+def _names(value: Any) -> Any:
+    return [str(one) for one in value] if isinstance(value, list) else value  # YAML reads 3 as a number
+
+
 class Training(Fitting):
     """What teachers and students have in common."""
 
     model: Model
+    share: float = Field(1.0, gt=0, le=1)
+    """Fraction of the training samples that is learnt from: a teacher's own follows its seed, that of all students and controls
+    the run's."""
+    classes: Annotated[list[str] | None, BeforeValidator(_names)] = None
+    """Classes whose samples are learnt from; all by default. A student still hears of the others from its teachers."""
 
 
 class Teachers(Training):
@@ -121,10 +136,14 @@ class Teachers(Training):
     """The members' seeds count up from here."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes products under autocast; weights stay float32."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd is plain gradient descent, without momentum."""
     max_norm: float | None = Field(None, gt=0)
     """Upper bound of the norm of each unit's incoming weights, after every step."""
     views: ViewSpec = ViewSpec()
     """Augmentation while training; it follows the member's seed."""
+    weights: list[str] = Field(default_factory=list)
+    """safetensors files of members that are finished, one for each seed in order: they are taken as they are, and none is trained."""
     pack: int | str = "auto"
     """Members that share a process and take their steps together; 1 trains each alone, auto measures once what is faster
     (and trains each alone where a student follows them, see student.quorum)."""
@@ -147,6 +166,14 @@ class Teachers(Training):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_for_all(self) -> "Teachers":
+        if self.weights and len(self.weights) != self.count:
+            raise ValueError(
+                f"weights: names {len(self.weights)} files for {self.count} members; give one for each, or none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _groups_are_plain(self) -> "Teachers":
         if not self.grouped:
             return self
@@ -154,6 +181,10 @@ class Teachers(Training):
             raise ValueError(f"pack: is {self.pack}, and members that DeepSpeed trains are not packed; take 1 or auto")
         if self.max_norm is not None:
             raise ValueError("max_norm: DeepSpeed has no such bound; leave it out, or take teachers.workers=1")
+        if self.optimizer != "adamw":
+            raise ValueError(
+                f"optimizer: is {self.optimizer}, and DeepSpeed's own holds; leave it out, and name it in teachers.deepspeed"
+            )
         if self.precision != "float32":
             raise ValueError(
                 f"precision: is {self.precision}, and DeepSpeed's own holds; leave it out, and ask for bf16 or "

@@ -76,8 +76,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node = tree
     for parent in parents:
         child = node.get(parent)
-        if isinstance(child, str) and parent == "model":
-            child = {"name": child}
+        if isinstance(child, str) and parent in ("model", "fusion"):  # a string is short for the name alone
+            child = {"name" if parent == "model" else "rule": child}
         if child is None:
             child = {}
         if not isinstance(child, dict):
@@ -137,6 +137,8 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     if data.path and "://" not in data.path and not data.path.startswith("pipe:"):
         data = data.model_copy(update={"path": str(_find(data.path, folder))})
     teachers, student = _with_deepspeed(recipe.teachers, folder), _with_deepspeed(recipe.student, folder)
+    if teachers.weights:
+        teachers = teachers.model_copy(update={"weights": [str(_find(path, folder)) for path in teachers.weights]})
     logits = recipe.logits
     if logits.path and "://" not in logits.path:
         logits = logits.model_copy(update={"path": str(Path(logits.path).expanduser().absolute())})

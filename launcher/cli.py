@@ -5,11 +5,8 @@ Heavy libraries are imported inside the verbs, so that `--help` answers at once.
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +14,8 @@ import typer
 
 from kdscale import __version__
 from kdscale.errors import RunFailure, Stopped, UserError
-from launcher import submit
+from launcher import studies, submit
+from launcher.bring import bring
 from launcher.options import DefaultGroup, DryRun, Fresh, Json, Out, Overrides, RecipeFile, bars, run_folder
 from launcher.store import logits_app
 from launcher.tracking import wandb_app
@@ -41,6 +39,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(logits_app, name="logits")
 app.add_typer(wandb_app, name="wandb")
 submit.add_to(app)
+studies.add_to(app)
 
 
 def main() -> None:
@@ -188,7 +187,7 @@ def evaluate(
         if comparison.FEATURES in rules:
             features.work(opened, lambda: local.connection(asked.cluster), shown)
 
-    opened = _bring("evaluate", asked, out or Path("runs") / asked.name, fresh, then=stack)
+    opened = bring("evaluate", asked, out or Path("runs") / asked.name, fresh, then=stack)
     compared = comparing.compare(opened, rules)
     comparing.save(opened, compared)
     if as_json:
@@ -356,7 +355,7 @@ def _advance_in(folder: Path, last: str, recipe: Any, dry_run: bool, fresh: bool
     from kdscale.pipeline import evaluate
     from kdscale.pipeline import report as report_stage
 
-    opened = _bring(last, recipe, folder, fresh)
+    opened = bring(last, recipe, folder, fresh)
     if last in ("evaluate", "report"):
         _print_results(json.loads((opened.folder / evaluate.RESULTS).read_text()), as_json)
         if last == "report" and not as_json:
@@ -365,37 +364,6 @@ def _advance_in(folder: Path, last: str, recipe: Any, dry_run: bool, fresh: bool
         from kdscale.pipeline.overview import overview
 
         print(json.dumps(overview(opened.folder)))
-
-
-def _bring(
-    last: str, recipe: Any, folder: Path, fresh: bool, then: Callable[[Any, Any], None] = lambda run, bars: None
-) -> Any:
-    """Bring the run of a recipe up to a stage, and do what is to be done `then`; the run."""
-    from kdscale.pipeline import data, stages
-    from kdscale.pipeline import run as runs
-    from kdscale.tracking.status import stop_file
-    from launcher import local
-
-    if fresh and folder.exists():
-        runs.check_is_run(folder)
-        with runs.only_driver(folder):
-            print(f"{folder} set aside as {runs.set_aside(folder)}", file=sys.stderr)
-    runs.check(folder, recipe)
-    with runs.only_driver(folder), bars() as shown:
-        opened, changes = runs.open_run(folder.resolve(), recipe)
-        if changes:
-            shown.say(f"the recipe differs from the last one run here: {'; '.join(changes)}")
-        if remark := data.changed_source(opened):
-            shown.say(f"note: {remark}")
-        with _stop_on_signals(opened.folder):
-            stages.advance(
-                opened,
-                last,
-                partial(local.connection, recipe.cluster, stop_file(opened.folder).exists, opened.folder),
-                shown,
-            )
-            then(opened, shown)
-    return opened
 
 
 def _print_results(results: dict[str, Any], as_json: bool) -> None:
@@ -442,29 +410,3 @@ def _plan(run: Any, folder: Path, changes: list[str], last: str, as_json: bool) 
         print(f"  {step.stage:<10}run {step.run:>4}  reuse {step.reuse:>4}  {step.unit:<22}{about}".rstrip())
     if made.store_bytes is not None:
         print(f"  logit store: about {made.store_bytes / 1e6:.1f} MB")
-
-
-@contextmanager
-def _stop_on_signals(folder: Path) -> Iterator[None]:
-    """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a request to save and end."""
-    from kdscale.tracking.status import stop_file
-
-    interrupted = False
-
-    def request(number: int, frame: Any) -> None:
-        nonlocal interrupted
-        stop_file(folder).touch()
-        print("stopping: what is under way is being saved", file=sys.stderr)
-        if number == signal.SIGINT:
-            interrupted = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-    try:
-        yield
-    except Stopped as stopped:
-        stopped.interrupted = interrupted
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,6 +20,7 @@ from kdscale.data.dataset import Dataset
 from kdscale.data.manifest import Manifest
 from kdscale.data.order import Order, Rows
 from kdscale.data.shards import Decoded, dtype
+from kdscale.data.subset import Subset
 from kdscale.recipe import ViewSpec
 
 Join = Callable[[int, Decoded, int, int], Columns]
@@ -125,8 +126,10 @@ class Batches:
         view_of_epoch: Callable[[int], int],
         lanes: Sequence[int],
         join: Join | None = None,
+        subset: Subset | None = None,
     ):
-        """`view_of_epoch` names the view that an epoch sees; `lanes` are those the rank owns."""
+        """`view_of_epoch` names the view that an epoch sees; `lanes` are those the rank owns; `order` is that of the subset."""
+        self.subset = subset
         self.dataset, self.order, self.pixels = dataset, order, pixels
         self.view_of_epoch, self.lanes, self.join = view_of_epoch, lanes, join
         self._held: dict[int, tuple[tuple[int, int], _Window]] = {}
@@ -168,9 +171,13 @@ class Batches:
     def _window(self, lane: int, epoch: int, number: int) -> _Window:
         held = self._held.get(lane)
         if held is None or held[0] != (epoch, number):
-            held = ((epoch, number), self._gather(self.order.read_window(epoch, lane, number), lane, epoch, number))
+            held = ((epoch, number), self._gather(self._rows(epoch, lane, number), lane, epoch, number))
             self._held[lane] = held
         return held[1]
+
+    def _rows(self, epoch: int, lane: int, number: int) -> Rows:
+        rows = self.order.read_window(epoch, lane, number)
+        return rows if self.subset is None else self.subset.place(rows)
 
     def _read_ahead(self, lane: int, start: int) -> None:
         """Begin to read the window of sample `start` of a lane, unless samples are decoded already."""
@@ -180,7 +187,7 @@ class Batches:
         if lane in self._ahead and self._ahead[lane][0] == (epoch, number):
             return
         self._reader = self._reader or ThreadPoolExecutor(1, "reader")
-        rows = self.order.read_window(epoch, lane, number)
+        rows = self._rows(epoch, lane, number)
         self._ahead[lane] = (epoch, number), self._reader.submit(self._samples, rows)
 
     def _gather(self, rows: Rows, lane: int, epoch: int, number: int) -> _Window:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kdscale import recipe
 from kdscale.data import decoded, shards
 from kdscale.data.manifest import FILE, SPLITS, Manifest, SampleSpec, Shard
-from kdscale.data.sources import check_kind, open_source, pool
+from kdscale.data.sources import check_kind, grouping, open_source, pool
 from kdscale.data.sources.base import Source
 from kdscale.data.sources.moments import Moments
 from kdscale.data.sources.repeats import refuse_repeats
@@ -160,14 +160,22 @@ def split_rows(source: Source, data: recipe.Data, seed: int) -> dict[str, NDArra
             f"{name}: the class {source.classes[int(missing[0])]} has no sample in the training split; "
             "add some, or take the class out"
         )
+    groups = None if data.group is None else grouping.of(source, data.group)
+    if groups is not None:
+        grouping.check(groups, rows, name)
     rng = np.random.default_rng([seed, 0])
     for split, share in (("test", data.test), ("validation", data.validation)):
         if len(rows[split]) or (split == "validation" and share == 0):
             continue
         if share == 0:
             raise UserError(f"data.test: is 0 and {name} has no test split; set a fraction or a count")
-        cut = _stratified(labels, rows["train"], share, rng, f"data.{split}", name)
+        if groups is None:
+            cut = _stratified(labels, rows["train"], share, rng, f"data.{split}", name)
+        else:
+            cut = grouping.cut(labels, groups, rows["train"], share, rng, f"data.{split}", name)
         rows[split], rows["train"] = cut, np.setdiff1d(rows["train"], cut, assume_unique=True)
+    if data.train is not None and data.train != 1 and round(data.train) != len(rows["train"]):
+        rows["train"] = _stratified(labels, rows["train"], data.train, rng, "data.train", name)
     return rows
 
 

@@ -30,6 +30,7 @@ from kdscale.training.engine import (
     bound_norm,
     in_format,
     load_state,
+    optimiser,
     place,
     reseed,
     save_state,
@@ -52,7 +53,7 @@ def way(model: nn.Module, device: torch.device, threads: int) -> Way:
 
 def engine(models: Sequence[nn.Module], device: torch.device, teachers: Teachers) -> Engine:
     """The engine that trains one member, or several as a pack."""
-    options = (device, teachers.weight_decay, teachers.precision, teachers.max_norm)
+    options = (device, teachers.weight_decay, teachers.precision, teachers.max_norm, teachers.optimizer)
     if len(models) == 1:
         return TorchEngine(models[0], *options)
     how = way(models[0], device, torch.get_num_threads())
@@ -97,6 +98,7 @@ class Stacked:
         weight_decay: float = 0.0,
         precision: Literal["float32", "bfloat16"] = "float32",
         max_norm: float | None = None,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
         way: Literal["products", "vmap"] = "vmap",
     ):
         """Options are those of `TorchEngine`."""
@@ -107,7 +109,7 @@ class Stacked:
         self.forward: Forward = Products(models[0]) if way == "products" else Vectorised(models[0])
         self.models = [_Member(self, model, i) for i, model in enumerate(models)]
         every = [p for name, own in self.slices.items() if self.parameters[name].requires_grad for p in own]
-        self.optimizer = torch.optim.AdamW(every, lr=0.0, weight_decay=weight_decay, fused=True)
+        self.optimizer = optimiser(optimizer, every, weight_decay)
         self.bounded = [name for name in _bounded(models[0]) if name in self.parameters]
         self._seeds: Sequence[int] = ()
         self._draws: Draws | None = None

@@ -17,6 +17,7 @@ import torch
 from kdscale.data.batches import Batches, PackedBatches, Pixels
 from kdscale.data.dataset import Dataset
 from kdscale.data.order import Order
+from kdscale.data.subset import select
 from kdscale.ensemble import packing
 from kdscale.errors import NotFinite, RunFailure, Stopped, UserError, in_a_line
 from kdscale.files import locked, remove_temporaries
@@ -147,17 +148,24 @@ def _train(
         engine = _engine(pack, recipe, dataset, device)
     except Exception as error:
         return _all_failed(pack, jobs, error)
+    parts = [select(dataset, teachers.share, teachers.classes, member.seed) for member in pack]
     orders = [
-        Order(dataset.sizes, derive(member.seed, "order"), teachers.batch_size, recipe.data.lanes, recipe.data.window)
-        for member in pack
+        Order(
+            part.sizes if part else dataset.sizes,
+            derive(member.seed, "order"),
+            teachers.batch_size,
+            recipe.data.lanes,
+            recipe.data.window,
+        )
+        for member, part in zip(pack, parts, strict=True)
     ]
     pixels = [
         Pixels(dataset.manifest, recipe.data.normalize, teachers.views, derive(member.seed, "views"), device)
         for member in pack
     ]
     batches = [
-        Batches(dataset, order, seen, lambda epoch: epoch + 1, range(order.lanes))
-        for order, seen in zip(orders, pixels, strict=True)
+        Batches(dataset, order, seen, lambda epoch: epoch + 1, range(order.lanes), subset=part)
+        for order, seen, part in zip(orders, pixels, parts, strict=True)
     ]
     plan = Plan(orders[0].steps(teachers.epochs), orders[0].samples / teachers.batch_size, teachers)
     for job in jobs:

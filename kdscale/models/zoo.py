@@ -19,7 +19,10 @@ from kdscale.models.convnet import convnet
 from kdscale.models.mixture import mixture
 from kdscale.models.mlp import mlp
 from kdscale.models.resnet import resnet, wide_resnet
+from kdscale.models.smoothed import smoothed
 from kdscale.models.specialist import specialist
+from kdscale.models.supernet import supernet
+from kdscale.models.tangent import tangent
 from kdscale.recipe import ModelSpec
 
 Factory = Callable[..., nn.Module]
@@ -32,6 +35,9 @@ ZOO: dict[str, Factory] = {
     "average": average,
     "mixture": mixture,
     "specialist": specialist,
+    "smoothed": smoothed,
+    "supernet": supernet,
+    "tangent": tangent,
 }
 
 

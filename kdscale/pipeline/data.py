@@ -13,11 +13,14 @@ from kdscale.tracking.status import stop_file
 
 _FIELDS = {"source", "path", "options", "validation", "test", "image_size", "shard_size"}
 
+_LATER = {"train", "group"}
+"""Fields that came later: where they are not given, a dataset's fingerprint is what it was."""
+
 
 def fingerprint(run: Run) -> str:
-    return digest(
-        {"stage": "data", "seed": run.recipe.seed, **run.recipe.data.model_dump(mode="json", include=_FIELDS)}
-    )
+    data = run.recipe.data
+    later = {name for name in _LATER if getattr(data, name) is not None}
+    return digest({"stage": "data", "seed": run.recipe.seed, **data.model_dump(mode="json", include=_FIELDS | later)})
 
 
 def missing(run: Run) -> list[str]:

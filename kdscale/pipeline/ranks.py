@@ -18,6 +18,7 @@ from kdscale.cluster import whereabouts
 from kdscale.data.batches import Batch, Batches, Join, Pixels
 from kdscale.data.dataset import Dataset
 from kdscale.data.order import Order
+from kdscale.data.subset import select
 from kdscale.files import locked, remove_temporaries
 from kdscale.models import zoo
 from kdscale.pipeline import workers
@@ -93,7 +94,10 @@ def train_on_ranks(
         device = use_device(settings.cpus, gpus)
         dataset = workers.dataset(run, "train")
         shape = run.manifest.sample.shape
-        order = Order(dataset.sizes, task.draws("order"), settings.batch_size, recipe.data.lanes, recipe.data.window)
+        drawn_by = recipe.seed if isinstance(settings, Student) else task.seed
+        part = select(dataset, settings.share, settings.classes, drawn_by)
+        sizes = part.sizes if part else dataset.sizes
+        order = Order(sizes, task.draws("order"), settings.batch_size, recipe.data.lanes, recipe.data.window)
         own = order.lanes // world
         plan = Plan(order.steps(settings.epochs), order.samples / order.batch_size, settings)
         engine = DeepSpeedEngine(
@@ -101,7 +105,7 @@ def train_on_ranks(
         )
         lessons = learn(dataset, device, rank, plan.steps)
         lanes = range(rank * own, (rank + 1) * own)
-        batches = lessons.changed(Batches(dataset, order, lessons.pixels, lessons.view, lanes, lessons.join))
+        batches = lessons.changed(Batches(dataset, order, lessons.pixels, lessons.view, lanes, lessons.join, part))
         report = Status(
             folder, active=rank == 0, stage=task.stage, job=folder.name, seed=task.seed, ranks=world, **whereabouts()
         )

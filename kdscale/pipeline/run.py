@@ -57,6 +57,8 @@ FREE = (
     *(f"teachers.{field}:" for field in HOW_ONLY | GROWS),
 )
 """What a recipe may change in a run directory: the dataset and the members that are there serve it as well."""
+ADDED = frozenset({"deepspeed", "share", "classes", "optimizer", "weights"})
+"""Fields of teachers that came later: at their defaults they leave a member's fingerprint what it was."""
 IMPORTED = "imported.json"
 """In RUN/data: the import is whole, and what it was of."""
 
@@ -64,7 +66,11 @@ IMPORTED = "imported.json"
 def what_members_are(teachers: Teachers) -> dict[str, Any]:
     """What the recipe says of members beside their seeds."""
     fields = teachers.model_dump(mode="json", exclude=set(HOW_ONLY | GROWS | {"first_seed"}))
-    return fields if fields["deepspeed"] else {name: fields[name] for name in fields if name != "deepspeed"}
+    plain = type(teachers).model_fields
+    at_default = {
+        name for name in ADDED if getattr(teachers, name) == plain[name].get_default(call_default_factory=True)
+    }
+    return {name: value for name, value in fields.items() if name not in at_default}
 
 
 @dataclass

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 
 from kdscale.errors import UserError
 from kdscale.files import digest
-from kdscale.pipeline import data, evaluate, joint, lineage, logits, packs, report, specialists, student, teachers
+from kdscale.pipeline import (
+    adopted,
+    data,
+    evaluate,
+    joint,
+    lineage,
+    logits,
+    packs,
+    report,
+    specialists,
+    student,
+    teachers,
+)
 from kdscale.pipeline.run import Run
 from kdscale.tracking.identity import run_id
 from kdscale.tracking.progress import Bars
@@ -47,6 +59,8 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
         for stage in STAGES[: STAGES.index(last) + 1]:
             if stage in ("teachers", "logits"):
                 run.take_back(logits.NAME, logits.fingerprint(run))
+            if stage == "teachers" and run.recipe.teachers.weights:
+                adopted.work(run)
             if stage == "student":
                 for job in student.jobs(run):
                     run.take_back(student.job_folder(run, job), student.fingerprint(run, job))

@@ -35,7 +35,7 @@ SOFT_ONLY = {
 """Fields that a control does not depend on."""
 ADDED = (
     *("temperature_schedule", "temperature_end", "divergence", "alpha", "label_smoothing", "mixup", "match", "fold"),
-    "keep",
+    *("keep", "share", "classes"),
 )
 """Fields that came later: at their defaults they leave a student's fingerprint what it was."""
 

@@ -52,8 +52,17 @@ class Engine(Protocol):
         ...
 
 
+def optimiser(
+    name: Literal["adamw", "sgd"], trained: Iterable[nn.Parameter], weight_decay: float
+) -> torch.optim.Optimizer:
+    """Fused AdamW, or plain gradient descent, which keeps no state; the learning rate is set at every step."""
+    if name == "sgd":
+        return torch.optim.SGD(trained, lr=0.0, weight_decay=weight_decay)
+    return torch.optim.AdamW(trained, lr=0.0, weight_decay=weight_decay, fused=True)
+
+
 class TorchEngine:
-    """A model on one device with fused AdamW."""
+    """A model on one device with an optimiser of torch's."""
 
     rank, world = 0, 1
 
@@ -64,13 +73,14 @@ class TorchEngine:
         weight_decay: float = 0.0,
         precision: Literal["float32", "bfloat16"] = "float32",
         max_norm: float | None = None,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
     ):
         """bfloat16 runs the forward pass under autocast; `max_norm` bounds the norm of every unit's incoming weights."""
         self.device = device
         self.format = place(model, device)
         self.model = model.train()
         trained = [parameter for _, parameter in self._trained()]
-        self.optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=weight_decay, fused=True)
+        self.optimizer = optimiser(optimizer, trained, weight_decay)
         self.autocast = precision == "bfloat16"
         self.max_norm = max_norm
 

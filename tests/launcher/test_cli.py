@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-VERBS = ["run", "data", "teachers", "logits", "student", "evaluate", "report", "status", "logs", "cancel"]
+VERBS = ["run", "study", "data", "teachers", "logits", "student", "evaluate", "report", "status", "logs", "cancel"]
 HEAVY = ["torch", "ray", "deepspeed", "wandb", "pyarrow", "sklearn", "matplotlib", "webdataset", "pydantic", "numpy"]
 
 

@@ -17,6 +17,7 @@ from kdscale.data.sources.splits import SYNONYMS
 from kdscale.errors import UserError
 
 INPUTS = frozenset({"x", "image", "images", "data", "inputs", "features"})
+GROUPS = frozenset({"group", "groups"})
 LABELS = frozenset({"y", "label", "labels", "target", "targets"})
 
 
@@ -31,6 +32,8 @@ class Part:
     """(N, ...) samples; uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3 are images."""
     y: NDArray[Any]
     """(N,) class numbers."""
+    groups: NDArray[Any] | None = None
+    """(N,) what each sample belongs to that no other split may have a sample of (data.group)."""
 
 
 class ArraySource:
@@ -77,6 +80,23 @@ class ArraySource:
             )
         self._ends = np.cumsum([len(part.x) for part in self._parts])
         self.memory = sum(part.x.nbytes for part in self._parts)
+
+    def group_by(self, name: str) -> NDArray[np.str_]:
+        """(N,) the group of each sample.
+
+        Raises:
+            UserError: no array of that name came with the samples, or one of another length.
+        """
+        parts = []
+        for part in self._parts:
+            if part.groups is None or name not in GROUPS:
+                raise UserError(f"data.group: {part.name} has no array {name} beside it; add one named group")
+            if len(part.groups) != len(part.x):
+                raise UserError(
+                    f"{part.name}: {len(part.x)} samples but {len(part.groups)} groups; give each its group"
+                )
+            parts.append(np.asarray(part.groups).astype(np.str_))
+        return np.concatenate(parts)
 
     def where(self, index: int) -> str:
         part, row = self._find(index)
@@ -126,7 +146,7 @@ def parts_of(where: str, arrays: Mapping[str, Any], split: str | None = None) ->
     for name in arrays:
         words = set(re.findall(r"[a-z]+", str(name).lower()))
         named = {SYNONYMS[word] for word in words if word in SYNONYMS}
-        for role, known in (("x", INPUTS), ("y", LABELS)):
+        for role, known in (("x", INPUTS), ("y", LABELS), ("group", GROUPS)):
             if words & known and len(named) <= 1 and words <= known | SYNONYMS.keys():
                 found[role, named.pop() if named else split] = str(name)
                 break
@@ -139,11 +159,12 @@ def parts_of(where: str, arrays: Mapping[str, Any], split: str | None = None) ->
     for key in inputs:
         if ("y", key) not in found:
             raise UserError(f"{where}: {found['x', key]} has no labels beside it; there is {names}")
-    return [
-        Part(f"{where}: {found['x', key]}", key, _array(where, arrays, found["x", key]), _array(where, arrays, label))
-        for key in inputs
-        for label in [found["y", key]]
-    ]
+    parts = []
+    for key in inputs:
+        x, y = (_array(where, arrays, found[role, key]) for role in ("x", "y"))
+        groups = _array(where, arrays, found["group", key]) if ("group", key) in found else None
+        parts.append(Part(f"{where}: {found['x', key]}", key, x, y, groups))
+    return parts
 
 
 def _array(where: str, arrays: Mapping[str, Any], name: str) -> NDArray[Any]:

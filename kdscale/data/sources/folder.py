@@ -57,6 +57,28 @@ class FolderSource:
             self.splits = np.array([split for _, _, split in files], np.str_)
         self._keys = _keys([file.relative_to(path) for file in self._files])
 
+    def group_by(self, pattern: str) -> NDArray[np.str_]:
+        """(N,) the group of each file: what the first group of a regular expression finds in its path.
+
+        Raises:
+            UserError: no regular expression with a group, or a path that has none.
+        """
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"data.group: {pattern} is no regular expression ({error}); mend it") from None
+        if not expression.groups:
+            raise UserError(
+                f"data.group: {pattern} has no group; put what names it into parentheses, as in plane-([0-9]+)"
+            )
+        found = []
+        for file in self._files:
+            match = expression.search(file.as_posix())
+            if match is None or match[1] is None:
+                raise UserError(f"{file}: data.group {pattern} finds nothing in its path; mend either")
+            found.append(match[1])
+        return np.array(found, np.str_)
+
     @property
     def spec(self) -> SampleSpec:
         """From the headers: of all images, or, where they are resized, up to the first in colour."""

@@ -1,0 +1,64 @@
+"""Ensembles of nets that differ in their seed alone (Allen-Zhu & Li 2023, section 1): what they gain, and what does not give it."""
+
+from statistics import fmean, stdev
+
+from kdscale.studies.findings import Claim, Findings, Lines, Row, above
+from kdscale.studies.lab import Lab
+
+SEEDS = (2, 4)
+QUICK = ("teachers.count=5", "joint.networks=5")
+LARGE = ("teachers.count=20",)
+"""The full form's ensemble."""
+ENOUGH = 10
+"""Members beyond which the paper sees no gain."""
+
+
+def measure(lab: Lab) -> Findings:
+    pupils = f"student.seeds={[100 + seed for seed in range(lab.seeds)]}"
+    test = lab.run(
+        "ensemble", pupils, *(() if lab.quick else LARGE), f"joint.seeds={list(range(1 if lab.quick else 2))}"
+    )
+    single = [100 * one["accuracy"] for one in test["teachers"]]
+    student = [100 * run["accuracy"] for run in test["student"]["runs"]]
+    joint = [100 * run["accuracy"] for run in test["joint"]["runs"]]
+    ensemble, pupils_together = 100 * test["ensemble"]["accuracy"], 100 * test["student_ensemble"]["accuracy"]
+    size = {row["members"]: 100 * row["accuracy"]["mean"] for row in test["by_size"]}
+    most, half = max(size), max(size) // 2
+    gain, apart = ensemble - fmean(single), stdev(single)
+    little = pupils_together - fmean(student)
+    of_as_many = size[min(lab.seeds, most)] - fmean(single)
+    rows = [
+        Row("single", single, 81.51),
+        Row(f"ensemble of {most}", [ensemble], 84.8),
+        Row("distilled", student, 83.8),
+        Row(f"ensemble of {lab.seeds} distilled", [pupils_together]),
+        Row(f"average of {test['joint']['networks']}, trained jointly", joint),
+        *(Row(f"ensembles of {n}", [size[n]]) for n in sorted({2, 3, 5, half} & set(size))),
+        Row("spread of the single nets", [apart], 0.16, "points"),
+        Row("gain of the ensemble", [gain], 3.29, "points"),
+    ]
+    claims = [
+        Claim("the ensemble's gain exceeds the spread of the single nets", [gain - apart], unit="points"),
+        above("distilled above single", student, single),
+        Claim(
+            "training the average jointly gives less than half of the ensemble's gain",
+            [gain / 2 - (one - fmean(single)) for one in joint],
+            unit="points",
+        ),
+        Claim(
+            f"{lab.seeds} distilled nets together gain less than half of what as many single ones gain",
+            [of_as_many / 2 - little],
+            unit="points",
+        ),
+    ]
+    if most >= 2 * ENOUGH:
+        later = [(size[ENOUGH] - size[1]) / 4 - (size[most] - size[ENOUGH])]
+        what = f"the gain saturates: from {ENOUGH} to {most} members less than a quarter of that up to {ENOUGH}"
+        claims.append(Claim(what, later, unit="points"))
+    sizes = [(float(row["members"]), [100 * row["accuracy"]["mean"]]) for row in test["by_size"]]
+    levels = {
+        name: [(1.0, values), (float(most), values)] for name, values in (("distilled", student), ("joint", joint))
+    }
+    series = {"ensemble": sizes, **levels}
+    notes = ["The paper's figures beside ours are of CIFAR-100 and WRN-28-10."]
+    return Findings(rows, claims, [Lines("Accuracy against ensemble size", "members", "accuracy, %", series)], notes)
