@@ -21,7 +21,6 @@ from kdscale.pipeline import (
     teachers,
 )
 from kdscale.pipeline.run import Run
-from kdscale.tracking.identity import run_id
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
 
@@ -52,8 +51,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
         UserError, RunFailure, Stopped: what is finished by then is kept.
     """
     stop_file(run.folder).unlink(missing_ok=True)
-    if run.recipe.tracking.wandb.mode != "off":
-        run_id(run.folder)  # drawn before anything is sent to other nodes
+    lineage.begin(run)
     with ExitStack() as stack:
         connected = False
         for stage in STAGES[: STAGES.index(last) + 1]:
