@@ -46,6 +46,8 @@ class Mirror:
         name = f"{self.url.rsplit('/', 1)[-1]}-{hashlib.sha256(self.url.encode()).hexdigest()[:12]}"
         self.folder = folder or Path(tempfile.gettempdir()) / f"kdscale-{os.getuid()}" / name
         self._bucket = Bucket(self.url)
+        self._seen = False
+        """Whether this process has compared before: what is missing here at first was not removed by it, but by who cleans /tmp."""
 
     def sync(self) -> None:
         """Make both sides alike.
@@ -65,6 +67,7 @@ class Mirror:
                 else:
                     known[path] = now
             write_json(state / "known.json", known)
+            self._seen = True
 
     @contextmanager
     def kept(self) -> Iterator[Path]:
@@ -92,28 +95,39 @@ class Mirror:
         self, path: str, was: list[Any], here: list[int] | None, there: tuple[str, float] | None
     ) -> list[Any] | None:
         """Make one file alike on both sides: (what it is like here, its version there) from now on, None if it is gone."""
-        file = self.folder / path
         changed_here, changed_there = here != was[0], (there[0] if there else None) != was[1]
         if changed_here and changed_there and here is not None and there is not None:
             changed_there = there[1] > here[1] / 1e9
         if changed_there and not (changed_here and there is None):
-            if there is None:
-                file.unlink(missing_ok=True)
-                self._prune(file.parent)
-                return None
-            return self._take(path, file)
-        if not changed_here:
-            return was if here is not None or there is not None else None
-        if here is None:
+            if there is not None:
+                return self._take(path)
+            self._remove(path)
+            return None
+        if changed_here:
+            return self._bring(path, was, here is not None)
+        return was if here is not None or there is not None else None
+
+    def _bring(self, path: str, was: list[Any], exists: bool) -> list[Any] | None:
+        """Take a change of this side to the other."""
+        if not exists and not self._seen:
+            return self._take(path)
+        if not exists:
             self._bucket.delete(path)
             return None
+        file = self.folder / path
         try:
             before = _stamp(file)
             return [before, self._bucket.put(path, file.read_bytes())]
         except FileNotFoundError:  # removed since it was listed; the next comparison sees that
             return was if was[0] is not None else None
 
-    def _take(self, path: str, file: Path) -> list[Any] | None:
+    def _remove(self, path: str) -> None:
+        file = self.folder / path
+        file.unlink(missing_ok=True)
+        self._prune(file.parent)
+
+    def _take(self, path: str) -> list[Any] | None:
+        file = self.folder / path
         try:
             content, version = self._bucket.fetch(path)
         except FileNotFoundError:

@@ -16,7 +16,18 @@ from kdscale import __version__
 from kdscale.errors import RunFailure, Stopped, UserError
 from launcher import studies, submit
 from launcher.bring import bring
-from launcher.options import DefaultGroup, DryRun, Fresh, Json, Out, Overrides, RecipeFile, bars, run_folder
+from launcher.options import (
+    DefaultGroup,
+    DryRun,
+    Fresh,
+    Json,
+    Out,
+    Overrides,
+    RecipeFile,
+    bars,
+    only_folder,
+    run_folder,
+)
 from launcher.store import logits_app
 from launcher.tracking import wandb_app
 
@@ -144,6 +155,7 @@ def student(
         )
     from launcher.ranks import train
 
+    only_folder(out, "kdscale student --ranks")
     train(recipe, overrides, out)
 
 
@@ -180,6 +192,7 @@ def evaluate(
     from kdscale.pipeline import comparing, features
     from launcher import local
 
+    only_folder(out, "kdscale evaluate --fusion")
     rules = comparison.named(fusion)  # before an hour of training, not after
     asked = recipes.load(recipe, overrides)
 
@@ -336,6 +349,8 @@ def _advance(
 
     recipe = recipes.load(path, overrides)
     if out is not None and mirror.is_url(out):
+        if fresh:
+            raise UserError(f"--fresh: a run in an object store is not set aside; take another --out than {out}")
         whole = mirror.Mirror(str(out))
         with nullcontext(mirror.local(out)) if dry_run else mirror.active(whole) as folder:
             _advance_in(folder, last, recipe, dry_run, fresh, as_json)

@@ -47,6 +47,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 
 
+def only_folder(out: Path | None, what: str) -> None:
+    """Raises:
+    UserError: a run directory in an object store, where that is not served.
+    """
+    from kdscale import mirror
+
+    if out is not None and mirror.is_url(out):
+        raise UserError(
+            f"{out}: {what} needs a run directory in a folder, and this is an object store; give another --out"
+        )
+
+
 @contextmanager
 def bars() -> Iterator[Any]:
     from rich.console import Console

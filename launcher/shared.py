@@ -1,7 +1,5 @@
 """Whether all nodes of a cluster reach the run directory: found out before any work is done, by looking."""
 
-import importlib
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -49,11 +47,7 @@ def check(folder: Path) -> None:
 
 
 def sees(mark: str) -> bool:
-    """On a node: whether a file is there with the right content.
-
-    The process that looks is the one that will train; it loads meanwhile what it will need.
-    """
-    threading.Thread(target=importlib.import_module, args=("kdscale.ensemble.replica",), daemon=True).start()
+    """On a node: whether a file is there with the right content."""
     path, deadline = Path(mark), time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:

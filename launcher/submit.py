@@ -167,3 +167,4 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(submit_app, name="submit")
     app.command(epilog="Example: kdscale logs runs/quickstart --follow")(logs)
     app.command(epilog="Example: kdscale cancel runs/quickstart")(cancel)
+    app.command("stop", hidden=True, help="The same as cancel.", epilog="Example: kdscale stop runs/quickstart")(cancel)

@@ -27,6 +27,7 @@ def sync(
     as_json: Json = False,
 ) -> None:
     """Send what the jobs of a run have logged offline or could not deliver, and their lineage; each thing once."""
+    from kdscale import mirror
     from kdscale.pipeline import lineage
     from kdscale.pipeline.run import LOCK, Run, load_recipe
     from kdscale.tracking import publishing, syncing
@@ -41,6 +42,8 @@ def sync(
     if not logs and settings.mode == "off":
         raise UserError(f"{run}: nothing was logged for W&B; train with tracking.wandb.mode=offline or online")
     jobs, rows = publishing.publish(folder, recipe, settings, known)
+    if mirror.is_url(run):
+        mirror.local(run)  # the marks of what was sent
     if as_json:
         print(json.dumps({"logs": logs, "at_work": busy, "jobs": jobs, "rows": rows}))
         return

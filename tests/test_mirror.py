@@ -70,6 +70,16 @@ def test_what_is_removed_stays_away_and_leaves_no_empty_folder(nodes: tuple[Mirr
     assert list(files(a)) == ["kept"]
 
 
+def test_what_a_cleaner_of_tmp_removes_is_fetched_again(nodes: tuple[Mirror, Mirror]) -> None:
+    a, b = nodes
+    put(a, "results.json", "r")
+    a.sync()
+    (a.folder / "results.json").unlink()
+    Mirror(a.url, a.folder).sync()  # a later command
+    b.sync()
+    assert files(a) == files(b) == {"results.json": "r"}
+
+
 def test_of_two_changes_the_later_counts(nodes: tuple[Mirror, Mirror]) -> None:
     a, b = nodes
     put(a, "status", "old")

@@ -9,11 +9,18 @@ from kdscale.logits.store import FILE as STORE
 from kdscale.pipeline import data, evaluate, logits, specialists, student, teachers, unified
 from kdscale.pipeline.run import Run
 from kdscale.tracking import evaluation
-from kdscale.tracking.identity import FOLDER
+from kdscale.tracking.identity import FOLDER, run_id
 from kdscale.tracking.publishing import Artefact, Node, publish_aside, write
+from kdscale.tracking.wandb import first_line, warn
 from kdscale.training.done import WEIGHTS
 
 DATA = "data"
+
+
+def begin(run: Run) -> None:
+    """Where W&B is on, draw the run's id before anything is sent to other nodes."""
+    if run.recipe.tracking.wandb.mode != "off":
+        run_id(run.folder)
 
 
 def note(run: Run) -> list[Node]:
@@ -26,10 +33,14 @@ def note(run: Run) -> list[Node]:
 def publish(run: Run) -> None:
     """At the end of a command: note the lineage, and where W&B is online show it there."""
     mode = run.recipe.tracking.wandb.mode
-    if mode != "off":
+    if mode == "off":
+        return
+    try:
         found = note(run)
         if mode == "online":
             publish_aside(run.folder, len(found))
+    except Exception as error:  # all is done by now, and it can be given later
+        warn(f"the lineage of {run.folder} is not noted ({first_line(error)}); try: kdscale wandb sync {run.folder}")
 
 
 def nodes(run: Run) -> list[Node]:

@@ -51,6 +51,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
         UserError, RunFailure, Stopped: what is finished by then is kept.
     """
     stop_file(run.folder).unlink(missing_ok=True)
+    lineage.begin(run)
     with ExitStack() as stack:
         connected = False
         for stage in STAGES[: STAGES.index(last) + 1]:

@@ -73,6 +73,8 @@ def run_id(run: Path) -> str:
             os.link(drawn, path)  # the first of several wins
         except FileExistsError:
             pass
+        except OSError:  # no hard links here
+            os.replace(drawn, path)
         finally:
-            drawn.unlink()
+            drawn.unlink(missing_ok=True)
     return path.read_text().strip()

@@ -9,6 +9,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +80,21 @@ def _send(sent: list[Log], settings: WandB, *options: str) -> None:
     """Raises:
     RunFailure: not all of them were taken.
     """
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", *options, *(str(log.path.parent) for log in sent)]
+    command = [
+        sys.executable,
+        "-m",
+        "wandb",
+        "sync",
+        "--yes",
+        *options,
+        *(str(log.path.parent.absolute()) for log in sent),
+    ]
     base_url = {"WANDB_BASE_URL": settings.base_url} if settings.base_url else {}
-    environment = {**os.environ, **base_url, "WANDB_MODE": "online"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
+    with tempfile.TemporaryDirectory(prefix="kdscale-wandb-") as aside:  # it leaves a log of its own where it runs
+        environment = {**os.environ, **base_url, "WANDB_MODE": "online", "WANDB_DIR": aside}
+        done = subprocess.run(
+            command, env=environment, cwd=aside, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
     kept = [log for log in sent if not log.sent]
     if kept:
         said = [line.removeprefix("wandb: ").strip() for line in (done.stderr + done.stdout).splitlines()]

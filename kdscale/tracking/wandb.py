@@ -156,8 +156,8 @@ def open_run(settings: WandB, run_dir: Path, who: Callable[[], Identity]) -> Off
     """
     if settings.mode == "off":
         return Off()
-    job = who()
     try:
+        job = who()
         run_dir.mkdir(parents=True, exist_ok=True)
         run = start(settings, run_dir, job)
         watermark = Watermark(run_dir / WATERMARK, job.id, offline=run.offline)
@@ -165,7 +165,7 @@ def open_run(settings: WandB, run_dir: Path, who: Callable[[], Identity]) -> Off
             watermark.reached(step)
         return Run(run, job.name, watermark)
     except Exception as error:
-        warn(f"W&B does not start ({first_line(error)}); {job.name} is in metrics.jsonl alone")
+        warn(f"W&B does not start ({first_line(error)}); {run_dir.name} is in metrics.jsonl alone")
         return Off()
 
 

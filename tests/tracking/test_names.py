@@ -196,3 +196,20 @@ def test_a_file_that_no_dashboard_can_be_made_of_is_refused(tmp_path: Path, dama
 
 def test_a_bin_is_placed_at_its_middle() -> None:
     assert np.isclose(evaluation.rows(results())[1]["calibration/confidence"], 0.75)
+
+
+def test_trouble_with_the_lineage_is_no_trouble_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kdscale.pipeline import lineage
+    from kdscale.pipeline.run import Run
+    from kdscale.recipe import Recipe
+
+    def fail(run: Run) -> None:
+        raise OSError("the disk is gone")
+
+    tree = {"model": "mlp", "epochs": 1}
+    asked = {"name": "r", "teachers": tree, "student": tree, "tracking": {"wandb": {"mode": "offline"}}}
+    monkeypatch.setattr(lineage, "note", fail)
+    lineage.publish(Run(tmp_path, Recipe.model_validate(asked)))
+    assert "kdscale wandb sync" in capsys.readouterr().err
