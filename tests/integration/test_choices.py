@@ -33,6 +33,7 @@ def test_members_are_left_out_and_weighted_without_new_logits(copy, finished) ->
     assert "fusion.without: 7 is no member's seed; the teachers' are 0 to 2" in sentence(err)
 
 
+@pytest.mark.soak
 def test_a_student_reads_the_fused_set_and_learns_the_same(copy, finished) -> None:
     out, _ = copy.kdscale("logits", "fuse", "runs/tiny")
     name = out.split(":")[0]
@@ -82,11 +83,12 @@ def test_a_student_follows_its_members_as_they_come_and_a_restart_sees_the_same(
 def test_a_live_student_that_leaves_no_room_for_members_is_refused(tmp_path) -> None:
     place = write_recipe(tmp_path, {"cluster": {"cpus": 2}})
     for asked in ([], ["--dry-run"]):
-        _, err = place.kdscale("run", "tiny.yaml", "student.quorum=1", *asked, code=2)
+        _, err = place.kdscale("run", "tiny.yaml", "student.quorum=1", "student.workers=2", *asked, code=2)
         said = "student.quorum: a student that follows the members as they come needs room beside one of them"
         assert said in sentence(err)
 
 
+@pytest.mark.soak
 def test_a_store_in_a_bucket_gives_the_same_student(finished, tmp_path, monkeypatch) -> None:
     place = write_recipe(tmp_path)
     with s3_server() as environment:

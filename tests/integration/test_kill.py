@@ -68,7 +68,9 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("pattern", ["teachers/seed-1", "students/student-seed-0"])
+@pytest.mark.parametrize(
+    "pattern", [pytest.param("teachers/seed-1", marks=pytest.mark.soak), "students/student-seed-0"]
+)
 def test_a_worker_that_is_killed_is_replaced_and_goes_on(finished, place, pattern: str) -> None:
     hurt = place()
     process = hurt.start(*STUDENT)
@@ -90,6 +92,7 @@ def weights(run: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in run.glob("teachers/*/weights.safetensors")}
 
 
+@pytest.mark.soak
 def test_a_killed_pack_goes_on_as_it_is_or_otherwise_and_ends_in_the_same_bytes(place, tmp_path: Path) -> None:
     """Packs of 3, of 2, one by one: after each kill the members are shared out anew, as they were left."""
     longer = {"teachers": {"epochs": 40, "checkpoint_epochs": 1}}

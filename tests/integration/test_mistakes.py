@@ -111,6 +111,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.soak
 def test_a_full_disk_is_a_failure_and_the_run_goes_on_when_there_is_room(place, finished, small_disk: Path) -> None:
     here = place()
     filler = small_disk / "filler"

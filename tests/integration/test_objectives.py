@@ -57,6 +57,7 @@ def test_a_student_with_every_option_comes_out_the_same_when_a_rank_was_told_to_
     assert weights[0] == weights[1]
 
 
+@pytest.mark.soak
 def test_a_student_with_a_head_for_each_teacher_survives_a_kill_is_evaluated_exported_and_folded(copy) -> None:
     mimic = [
         "student.match=mimic_all",

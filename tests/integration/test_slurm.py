@@ -172,6 +172,7 @@ def test_a_job_outlives_a_node_and_one_that_meets_its_time_limit_ends_alike(
     nothing_left(cluster, "node1", "node2")
 
 
+@pytest.mark.soak
 def test_ray_that_does_not_start_on_a_node_fails_the_job_at_once_and_leaves_its_logs(
     cluster: Slurm, shared: Path
 ) -> None:
