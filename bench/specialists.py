@@ -87,11 +87,11 @@ def two_workers(options: Options) -> list[Figure]:
         (folder / "pairs.yaml").write_text(yaml.safe_dump(recipe))
         _kdscale(folder, "student")
         for _ in range(1 if options.quick else 2):
-            for workers in seconds:
+            for workers, column in seconds.items():
                 shutil.rmtree(folder / "run" / "specialists", ignore_errors=True)
                 _kdscale(folder, "specialists", f"cluster.cpus={workers}")
                 spent = json.loads((folder / "run" / "stages.json").read_text())["specialists"]["seconds"]
-                seconds[workers].append(spent - before)  # the stage's are of all commands that worked on it
+                column.append(spent - before)  # the stage's are of all commands that worked on it
                 before = spent
                 ends = folder.glob("run/specialists/*/*/status.json")
                 rates[workers] += [json.loads(path.read_text())["rate"] for path in ends]
