@@ -20,6 +20,7 @@ from figures import Figure, Options, Section, main, ratio, side_by_side
 from torch import Tensor
 
 from kdscale.models import zoo
+from kdscale.recipe import ModelSpec
 from kdscale.specialists.clusters import confusion_sets
 from kdscale.specialists.covariance import Covariance
 from kdscale.specialists.inference import joint, objective
@@ -176,7 +177,8 @@ def _measure_many_classes(quick: bool) -> list[Figure]:
 
 def _forward(quick: bool) -> float:
     """Seconds an image of a generalist's forward pass: configs/jft.yaml's WRN-16-4 on 64 x 64 pixels, 64 at once."""
-    network = zoo.build({"name": "wide_resnet", "depth": 16, "width": 4}, (3, 64, 64), 15_000, 0).eval()
+    spec = ModelSpec.model_validate({"name": "wide_resnet", "depth": 16, "width": 4})
+    network = zoo.build(spec, (3, 64, 64), 15_000, 0).eval()
     x = torch.randn(64, 3, 64, 64)
     with torch.inference_mode():
         (times,) = side_by_side([partial(network, x)], 2 if quick else 5)
