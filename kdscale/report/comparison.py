@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from kdscale.errors import UserError
 from kdscale.files import write_text
 from kdscale.report import figures
+from kdscale.report.forms import filled, grid
 from kdscale.report.page import read_results
 from kdscale.report.results import Metrics, Results, Split
 from kdscale.report.summary import spread, values
@@ -77,29 +76,21 @@ def tables(compared: Compared) -> list[Table]:
         if not lines:
             continue
         notes = " ".join(compared.notes) if title == "results" else ""
-        grid = Table(title=title, caption=notes or None, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        grid.add_column("", no_wrap=True)
+        shown = grid(title, notes)
+        shown.add_column("", no_wrap=True)
         for name in compared.names:
-            grid.add_column(name, justify="right", overflow="fold")
+            shown.add_column(name, justify="right", overflow="fold")
         for line in lines:
             cells = [Text(cell, style="bold" if best else "") for cell, best in zip(line.cells, line.best, strict=True)]
-            grid.add_row(Text(line.label), *cells)
-        found.append(grid)
+            shown.add_row(Text(line.label), *cells)
+        found.append(shown)
     return found
 
 
 def write(compared: Compared, path: Path) -> None:
     """The same as one page that needs no server."""
-    environment = Environment(
-        loader=PackageLoader("kdscale.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("compared.html.j2")
     picture = figures.runs(compared.names, [_shown(one) for one in compared.results])
-    write_text(path, template.render(compared=compared, picture=Markup(picture) if picture else None))
+    write_text(path, filled("compared.html.j2", compared=compared, picture=Markup(picture) if picture else None))
 
 
 def as_json(compared: Compared) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
+from kdscale.report.forms import grid
 from kdscale.report.table import NOTHING, Column
 
 COLUMNS = (
@@ -37,26 +36,19 @@ def rows(compared: Mapping[str, Any]) -> list[Row]:
 
 def table(compared: Mapping[str, Any]) -> Table:
     """The table of what `kdscale.pipeline.comparing.compare` returns: averages first, votes below a line."""
-    grid = Table(
-        title=Text(f"{compared['split']}: {compared['n']:,} samples, {len(compared['members'])} members"),
-        caption=Text(caption(compared)),
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
+    shown = grid(
+        f"{compared['split']}: {compared['n']:,} samples, {len(compared['members'])} members", caption(compared)
     )
-    grid.add_column("fusion rule", no_wrap=True)
+    shown.add_column("fusion rule", no_wrap=True)
     for column in COLUMNS:
-        grid.add_column(column.heading, justify="right")
+        shown.add_column(column.heading, justify="right")
     votes = False
     for row in rows(compared):
-        if row.votes and not votes and grid.row_count:
-            grid.add_section()
+        if row.votes and not votes and shown.row_count:
+            shown.add_section()
         votes = row.votes
-        grid.add_row(row.rule, *row.cells)
-    return grid
+        shown.add_row(row.rule, *row.cells)
+    return shown
 
 
 def _cell(column: Column, value: float | None) -> str:

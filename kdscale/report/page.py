@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kdscale.errors import UserError
 from kdscale.files import write_text
 from kdscale.report import curves, figures, fusion, specialists, summary, table
+from kdscale.report.forms import filled
 from kdscale.report.results import Metrics, Model, Results, Speed, Split, checked
 
 CALIBRATED = {"joint": "joint control", "specialists": "generalist with specialists"}
@@ -54,15 +54,9 @@ def render(run: Path) -> Path:
     """
     results = read_results(run / "results.json")
     found = curves.read(run / "metrics.jsonl")
-    environment = Environment(
-        loader=PackageLoader("kdscale.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     split = results.splits[results.main]
-    page = environment.get_template("page.html.j2").render(
+    page = filled(
+        "page.html.j2",
         name=str(results.recipe.get("name") or run.resolve().name),
         results=results,
         main=results.main,

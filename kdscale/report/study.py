@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from kdscale.files import write_text
+from kdscale.report.forms import filled, grid
 from kdscale.report.page import Picture
 from kdscale.report.svg import CONTROL, ENSEMBLE, JOINT, MUTED, STUDENT, TEACHER, WRONG, drawing, figure, inline
 from kdscale.report.table import NOTHING
@@ -41,14 +40,8 @@ def tables(study: Mapping[str, Any]) -> list[Table]:
 
 def render(folder: Path, study: Mapping[str, Any]) -> Path:
     """Write the study's page, one file that needs no server and no network, and return its path."""
-    environment = Environment(
-        loader=PackageLoader("kdscale.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("study.html.j2").render(
+    page = filled(
+        "study.html.j2",
         study=study,
         rows=_rows(study),
         claims=_claims(study),
@@ -141,15 +134,7 @@ def _number(mean: float, spread: float | None) -> str:
 
 
 def _grid(*headings: str, title: str | None = None) -> Table:
-    grid = Table(
-        title=title and Text(title),
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
-    )
+    shown = grid(title)
     for number, heading in enumerate(headings):
-        grid.add_column(heading, justify="right" if 0 < number < len(headings) - 1 else "left")
-    return grid
+        shown.add_column(heading, justify="right" if 0 < number < len(headings) - 1 else "left")
+    return shown

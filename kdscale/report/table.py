@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from kdscale.report import specialists
+from kdscale.report.forms import grid
 from kdscale.report.results import Metrics, Results, Split, checked
 from kdscale.report.summary import caption, count, spread, values
 
@@ -98,27 +98,18 @@ def table(results: Mapping[str, Any] | Results, split: str | None = None) -> Tab
     checked_results = checked(results)
     name = split or checked_results.main
     part = checked_results.splits[name]
-    grid = Table(
-        title=Text(f"{name}: {part.ensemble.n:,} samples"),
-        caption=Text(caption(checked_results, name)) or None,
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
-    )
-    grid.add_column("model", no_wrap=True)
+    shown = grid(f"{name}: {part.ensemble.n:,} samples", caption(checked_results, name))
+    shown.add_column("model", no_wrap=True)
     for column in COLUMNS:
-        grid.add_column(column.heading, justify="right", overflow="fold")
+        shown.add_column(column.heading, justify="right", overflow="fold")
     previous = None
     for row in rows(part):
         style = {"student": "bold", "teacher": "dim"}.get(row.kind)
         if row.kind == "ensemble" and previous is not None:
-            grid.add_section()
-        grid.add_row(Text(row.label), *(Text(cell) for cell in row.cells), style=style)
+            shown.add_section()
+        shown.add_row(Text(row.label), *(Text(cell) for cell in row.cells), style=style)
         previous = row.kind
-    return grid
+    return shown
 
 
 def gains(results: Mapping[str, Any] | Results) -> Table | None:
@@ -127,21 +118,12 @@ def gains(results: Mapping[str, Any] | Results) -> Table | None:
     found = checked_results.splits[checked_results.main].gains
     if found is None:
         return None
-    grid = Table(
-        title=Text("specialists: examples of all seeds by coverage"),
-        caption=Text(specialists.sentence(found)),
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
-    )
+    shown = grid("specialists: examples of all seeds by coverage", specialists.sentence(found))
     for heading in specialists.COVERAGE:
-        grid.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right")
     for row in specialists.coverage(found):
-        grid.add_row(*row)
-    return grid
+        shown.add_row(*row)
+    return shown
 
 
 def _teacher(metrics: Metrics, index: int) -> str:

@@ -37,7 +37,9 @@ class Bring(Protocol):
 
 def results(run: Run) -> dict[str, Any]:
     """What the evaluate stage says of the test split."""
-    found: dict[str, Any] = read_json(run.folder / RESULTS)["splits"]["test"]  # type: ignore[index]
+    whole = read_json(run.folder / RESULTS)
+    assert whole is not None, "the evaluate stage writes it"
+    found: dict[str, Any] = whole["splits"]["test"]
     return found
 
 
