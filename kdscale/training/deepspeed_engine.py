@@ -46,7 +46,11 @@ def _leave_muon_alone(config: dict[str, Any]) -> None:
     """
     if (config.get("optimizer") or {}).get("type") == "Muon":
         return
-    with patch.object(torch, "compile", lambda function, **_: function), suppress(ImportError):
+
+    def as_it_is(function: Any = None, **_: Any) -> Any:
+        return as_it_is if function is None else function
+
+    with patch.object(torch, "compile", as_it_is), suppress(ImportError):
         import_module("deepspeed.runtime.zero.muon.original_muon")
 
 

@@ -1,5 +1,8 @@
 """The DeepSpeed engine: JSON and recipe agree or are refused."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +210,24 @@ def test_networks_with_convolutions_are_trained(group, stage: int) -> None:
     batch = Batch(torch.randn(8, 3, 8, 8), torch.arange(8))
     first, second = (float(engine.step(batch, objectives.hard, 0.01)["loss"]) for _ in range(2))
     assert second < first
+
+
+STARTED = """
+import sys, torch, torch.distributed as dist
+from kdscale.models import zoo
+from kdscale.recipe import ModelSpec, Student
+from kdscale.training.deepspeed_engine import DeepSpeedEngine
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+spec = ModelSpec.model_validate({"name": "mlp", "hidden": [4]})
+settings = Student(model=spec, batch_size=8, workers=1, deepspeed={"zero_optimization": {"stage": 1}})
+before = torch.compile
+DeepSpeedEngine(zoo.build(spec, (1, 2, 2), 3, 0), settings, torch.device("cpu"))
+print(torch.compile is before, "torch._inductor.compile_fx" in sys.modules)
+"""
+
+
+def test_an_engine_starts_without_loading_torchs_compiler() -> None:
+    one = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    command = [sys.executable, "-c", STARTED]
+    done = subprocess.run(command, env={**os.environ, **one}, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True False"
