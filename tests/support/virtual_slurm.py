@@ -132,6 +132,7 @@ class Submitted:
         words = ("submit", "slurm", "tiny.yaml", "--time=10", *arguments[:cut], "--json", *arguments[cut:])
         out, _ = place.kdscale(*words)
         self.id: str = json.loads(out.splitlines()[-1])["job"]
+        self.has_time = False
         self.run = place.run
         self.folder = self.run / "jobs" / f"slurm-{self.id}"
 
@@ -141,9 +142,14 @@ class Submitted:
         return path.read_text() if path.exists() else ""
 
     def requeued(self) -> None:
-        """Wait until a time limit has sent the job back once, and give it time enough from then on."""
+        """Wait until a time limit has sent the job back once, and give it time enough from then on.
+
+        Only once: a job that has ended since takes no more time.
+        """
         wait_for(lambda: self.marks("requeue"), what=lambda: self.log)
-        self.cluster.call("scontrol", "update", f"JobId={self.id}", "TimeLimit=10")
+        if not self.has_time:
+            self.cluster.call("scontrol", "update", f"JobId={self.id}", "TimeLimit=10")
+            self.has_time = True
 
     def marks(self, what: str) -> list[float]:
         """When each start came that far."""
