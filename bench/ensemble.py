@@ -131,7 +131,7 @@ def orchestration(options: Options) -> list[Figure]:
     the first stage all but its steps is the cost of starting. The figure is for N members of a minute each on two cores,
     Ray's own start included.
     """
-    from kdscale.cluster import Needs, Tasks
+    from kdscale.cluster import Needs, Owner, Tasks
     from launcher import local
 
     each = CASES[3]
@@ -166,7 +166,7 @@ def orchestration(options: Options) -> list[Figure]:
             times = np.array([one_round() for _ in range(3 if options.quick else 6)])
             warm: list[float] = []
             for _ in range(5 if options.quick else 20):
-                tasks = Tasks(lambda: None, lambda: False)
+                tasks = Tasks(lambda: None, Owner(lambda: False))
                 asked = time.time()
                 tasks.submit("clock", _clock, needs=Needs(), done=lambda now, asked=asked: warm.append(now - asked))
                 tasks.run()

@@ -406,6 +406,10 @@ class Cluster(Section):
     """Address of a running Ray to join; without it RAY_ADDRESS, else a Ray of this machine alone is started."""
     cpus: int | None = Field(None, ge=1)
     """Cores that a local Ray may use; all by default."""
+    cpu_hour: float = Field(0.0, ge=0)
+    """Price of a core for an hour, in any currency; the report then has the cost of each stage."""
+    gpu_hour: float = Field(0.0, ge=0)
+    """Price of a GPU for an hour."""
 
 
 class Recipe(Section):

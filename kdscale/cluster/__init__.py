@@ -5,13 +5,14 @@ recipes and leave their results in the run directory.
 """
 
 from kdscale.cluster.crashes import CRASHES, cause_of, traceback_of
-from kdscale.cluster.queues import Groups, Tasks, drive
+from kdscale.cluster.queues import Groups, Owner, Tasks, drive
 from kdscale.cluster.resources import Needs, capacity, check_fits, fullest, needs, places, ranks, whereabouts
 
 __all__ = [
     "CRASHES",
     "Groups",
     "Needs",
+    "Owner",
     "Tasks",
     "capacity",
     "cause_of",

@@ -24,6 +24,16 @@ Tick = Callable[[], None]
 Placement = Literal["spread", "pack"]
 
 
+@dataclass(frozen=True)
+class Owner:
+    """For whom jobs run."""
+
+    stopped: Callable[[], bool]
+    """Once it says so, nothing more is started."""
+    book: Callable[[Needs, float], None] = lambda needs, seconds: None
+    """Told of every job, also of one that failed, what it held and for how long."""
+
+
 @dataclass(order=True)
 class Job:
     rank: tuple[int, int]
@@ -33,23 +43,29 @@ class Job:
     needs: Needs = field(compare=False)
     retries: int = field(compare=False)
     done: Callable[[Any], None] = field(compare=False)
+    owner: Owner = field(compare=False)
     failed: Callable[[Exception], None] | None = field(compare=False, default=None)
     ranks: int = field(compare=False, default=0)
     """Of a group that runs it; 0 for a task."""
     node: str | None = field(compare=False, default=None)
     """Where it was sent, if that was chosen here."""
+    begun: float = field(compare=False, default=0.0)
 
     @property
     def takes(self) -> Needs:
         return self.needs * max(1, self.ranks)
 
+    def over(self) -> None:
+        """Book what it held since it was sent."""
+        self.owner.book(self.takes, time.monotonic() - self.begun)
+
 
 class Queue(ABC):
     """Jobs in order of urgency, their retries and failures: what tasks and groups have in common."""
 
-    def __init__(self, tick: Tick, stopped: Callable[[], bool]):
-        """`tick` is called a few times a second; once `stopped`, nothing more is started."""
-        self.tick, self.stopped = tick, stopped
+    def __init__(self, tick: Tick, owner: Owner):
+        """`tick` is called a few times a second."""
+        self.tick, self.owner, self.stopped = tick, owner, owner.stopped
         self.failures: dict[str, BaseException] = {}
         self._queue: list[Job] = []
         self._unfit_since: float | None = None
@@ -67,6 +83,7 @@ class Queue(ABC):
         failed: Callable[[Exception], None] | None = None,
         ranks: int = 0,
         first: bool = False,
+        owner: Owner | None = None,
     ) -> None:
         """Queue a job; `done` gets its result on the driver, and may submit more.
 
@@ -76,10 +93,11 @@ class Queue(ABC):
             failed: gets the error of every crash and exception instead, and decides what follows.
             ranks: run it on a group of so many, each with `needs`, instead of as a task.
             first: before the others of its urgency; what was begun before goes on first.
+            owner: another than the queue's, for what it holds.
         """
         number = next(self._numbers)
         rank = (0 if urgent else 1, -number if first else number)
-        job = Job(rank, name, function, arguments, needs, retries, done, failed, ranks)
+        job = Job(rank, name, function, arguments, needs, retries, done, owner or self.owner, failed, ranks)
         heapq.heappush(self._queue, job)
 
     @property
@@ -128,7 +146,9 @@ class Queue(ABC):
             if not (wanted + busy).fits(whole):
                 return None
             mirror.flush()
-            return heapq.heappop(self._queue)
+            job = heapq.heappop(self._queue)
+            job.begun = time.monotonic()
+            return job
         self._unfit_since = self._unfit_since or time.monotonic()
         if busy == Needs(0, 0) and (len(ray.nodes()) == 1 or time.monotonic() - self._unfit_since > PATIENCE):
             check_fits(self._queue[0].name, one, max(1, self._queue[0].ranks))
@@ -163,6 +183,7 @@ class Queue(ABC):
 
     def _ended(self, job: Job, result: Callable[[], Any]) -> bool:
         """Hand on what a job gave, or see to its failure; whether it gave anything."""
+        job.over()
         try:
             given = result()
         except Exception as error:
@@ -205,9 +226,9 @@ def drive(first: Queue, second: Queue | None = None, reserve: Needs | None = Non
 class Tasks(Queue):
     """Independent tasks: as many at once as fit, urgent ones first. A job may take a group of ranks for itself."""
 
-    def __init__(self, tick: Tick, stopped: Callable[[], bool], placement: Placement = "spread"):
+    def __init__(self, tick: Tick, owner: Owner, placement: Placement = "spread"):
         """`placement`: whether tasks go to all nodes evenly, or to as few as hold them."""
-        super().__init__(tick, stopped)
+        super().__init__(tick, owner)
         self.placement = placement
         self._running: dict[Any, Job] = {}
         self._groups: dict[Group, Job] = {}
@@ -254,7 +275,8 @@ class Tasks(Queue):
         return [*self._running, *(reference for group in self._groups for reference in group.waiting())]
 
     def close(self) -> None:
-        for group in self._groups:
+        for group, job in self._groups.items():
+            job.over()
             group.kill()
         self._groups.clear()
 
@@ -278,9 +300,9 @@ class Groups(Queue):
     and the next job gets a new group, since a process group does not survive the loss of a member.
     """
 
-    def __init__(self, tick: Tick, stopped: Callable[[], bool], ranks: int, needs: Needs, patience: float = 0.0):
+    def __init__(self, tick: Tick, owner: Owner, ranks: int, needs: Needs, patience: float = 0.0):
         """`patience`: seconds that a rank may wait for data while its peers wait for it."""
-        super().__init__(tick, stopped)
+        super().__init__(tick, owner)
         self.ranks, self.needs, self.patience = ranks, needs, patience
         self._idle: list[Group] = []
         self._running: dict[Group, Job] = {}
@@ -310,6 +332,8 @@ class Groups(Queue):
 
     def close(self) -> None:
         self._kill(self._idle)
+        for job in self._running.values():
+            job.over()
         self._kill(list(self._running))
         self._running.clear()
 

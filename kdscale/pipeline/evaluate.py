@@ -24,7 +24,6 @@ from kdscale.tracking.identity import FOLDER
 from kdscale.tracking.job import tracker
 from kdscale.tracking.metrics import merge
 from kdscale.tracking.progress import Bars
-from kdscale.tracking.status import stop_file
 
 if TYPE_CHECKING:
     from kdscale.cluster import Needs
@@ -157,7 +156,7 @@ def work(run: Run, bars: Bars) -> None:
     def tick() -> None:
         bars.show("evaluate: models", len(labelled), len(every))
 
-    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+    tasks = cluster.Tasks(tick, run.owner(NAME))
     for model in every:
         cpus, gpus = (
             (recipe.teachers.cpus, recipe.teachers.gpus)
@@ -185,7 +184,7 @@ def work(run: Run, bars: Bars) -> None:
         results["store"] = stored[0]
     if (speeds := _speed(run, every)) is not None:
         results["speed"] = speeds
-    results["seconds"] = {**run.seconds(), NAME: round(time.monotonic() - start, 3)}
+    results |= run.accounts.totals(NAME, fingerprint(run), time.monotonic() - start)
     _keep_earlier(run)
     sources = [model.folder / METRICS for model in every if model.together is None]
     sources += [path / METRICS for path in specialists.folders(run)]
@@ -218,7 +217,7 @@ def _speed(run: Run, every: list[Trained]) -> dict[str, Any] | None:
     if (known := speed.kept(run, name)) is not None:
         return known
     measured: list[dict[str, Any]] = []
-    tasks = cluster.Tasks(lambda: None, stop_file(run.folder).exists)
+    tasks = cluster.Tasks(lambda: None, run.owner(NAME))
     tasks.submit(
         "measure the speed of ensemble and student",
         speed.measure,

@@ -21,7 +21,6 @@ from kdscale.pipeline.evaluate import TEST, VALIDATION, Trained
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
 from kdscale.tracking.progress import Bars
-from kdscale.tracking.status import stop_file
 
 if TYPE_CHECKING:
     from kdscale.cluster import Needs
@@ -102,7 +101,7 @@ def work(run: Run, connect: Callable[[], AbstractContextManager[None]], bars: Ba
 
     with connect():
         needs = cluster.needs(run.recipe.teachers.cpus, run.recipe.teachers.gpus)
-        tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+        tasks = cluster.Tasks(tick, run.owner("evaluate"))
         for model in every:
             tasks.submit(
                 f"features {model.name}", compute, run.folder, run.recipe, model, needs, needs=needs, done=done.append
@@ -110,7 +109,7 @@ def work(run: Run, connect: Callable[[], AbstractContextManager[None]], bars: Ba
         tasks.run()
         rows: list[dict[str, Any]] = []
         needs = cluster.needs(run.recipe.teachers.cpus, 0)
-        tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+        tasks = cluster.Tasks(tick, run.owner("evaluate"))
         tasks.submit(
             "features: readout", stack, run.folder, run.recipe, every, needs.cpus, needs=needs, done=rows.append
         )

@@ -10,7 +10,6 @@ from kdscale.pipeline import logits, teachers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
 from kdscale.tracking.progress import Bars
-from kdscale.tracking.status import stop_file
 
 
 def make(run: Run, members: Sequence[int] | None, rule: str | None, temperature: float | None) -> Fused:
@@ -60,7 +59,7 @@ def work(run: Run, made_of: Fused, bars: Bars) -> str:
         nonlocal done
         done += blocks
 
-    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+    tasks = cluster.Tasks(tick, run.owner("logits"))
     part: list[tuple[int, int]] = []
     for place, item in enumerate(todo, 1):
         part.append(item)

@@ -61,7 +61,7 @@ def train(run: Run, say: Callable[[str], None]) -> None:
             say(f"{student.job_name(job)}: on {dist.get_world_size()} ranks")
         dist.barrier()
         if first:
-            with run.timed("student", identity(run, "student")):
+            with run.accounts.timed("student", identity(run, "student")):
                 train_student(run.folder, run.recipe, job, folder, fingerprint, gpus(run))
         else:
             train_student(run.folder, run.recipe, job, folder, fingerprint, gpus(run))

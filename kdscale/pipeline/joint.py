@@ -42,7 +42,7 @@ def queue(run: Run, todo: dict[int, Path], tick: "Callable[[], None]", done: "Ca
     ranks = settings.workers if settings.grouped else 0
     averaged = settings.model_copy(update={"model": model(run.recipe)})
     recipe = run.recipe.model_copy(update={"teachers": averaged})
-    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+    tasks = cluster.Tasks(tick, run.owner("student"))
 
     def finish(results: dict[int, Result]) -> None:
         for seed, result in results.items():

@@ -23,7 +23,6 @@ from kdscale.recipe import Recipe
 from kdscale.tracking.identity import FOLDER
 from kdscale.tracking.job import tracker
 from kdscale.tracking.progress import Bars
-from kdscale.tracking.status import stop_file
 from kdscale.tracking.throughput import Throughput
 
 if TYPE_CHECKING:
@@ -209,6 +208,7 @@ class Labelling:
                 part,
                 needs.gpus,
                 needs=needs,
+                owner=run.owner("logits"),
                 urgent=True,
                 done=partial(self._count, rows),
             )
@@ -265,9 +265,7 @@ def work(run: Run, bars: Bars) -> None:
     from kdscale import cluster
 
     labelling = Labelling(run, bars)
-    tasks = cluster.Tasks(
-        lambda: bars.show("logits: blocks", labelling.done, labelling.total), stop_file(run.folder).exists
-    )
+    tasks = cluster.Tasks(lambda: bars.show("logits: blocks", labelling.done, labelling.total), run.owner("logits"))
     with labelling:
         for seed, checksum in teachers.members(run).items():
             labelling(tasks, seed, checksum)

@@ -27,7 +27,7 @@ def overview(folder: Path) -> dict[str, Any]:
         "run": str(folder),
         "name": run.recipe.name,
         "stages": _stages(run) if imported else {"data": {"done": 0, "total": 1}},
-        "seconds": run.seconds(),
+        "seconds": run.accounts.seconds(),
         "jobs": jobs,
     }
 

@@ -11,7 +11,6 @@ from kdscale.errors import RunFailure, UserError
 from kdscale.files import digest, read_json, write_json
 from kdscale.pipeline.run import Run, what_members_are
 from kdscale.tracking.progress import Bars
-from kdscale.tracking.status import stop_file
 
 if TYPE_CHECKING:
     from kdscale.cluster import Needs
@@ -101,7 +100,7 @@ def _calibrate(run: Run, most: int, at_once: int, needs: "Needs") -> dict[int, f
     from kdscale.ensemble.calibration import measure, sizes
 
     found: list[dict[int, float]] = []
-    tasks = cluster.Tasks(lambda: None, stop_file(run.folder).exists)
+    tasks = cluster.Tasks(lambda: None, run.owner("teachers"))
     for _ in range(at_once):
         tasks.submit(
             "calibration", measure, run.recipe, run.dataset, sizes(most), needs.gpus, needs=needs, done=found.append

@@ -6,14 +6,15 @@ from kdscale.pipeline.run import MARK, Run
 from kdscale.tracking.progress import Bars
 
 PAGE = "report/index.html"
-VERSION = 3
+VERSION = 4
 """Of what is drawn: a page of another version is made again."""
 
 
 def fingerprint(run: Run) -> str:
     results = read_json(run.folder / evaluate.RESULTS)
     fusion = comparing.saved(run)
-    return digest({"stage": "report", "version": VERSION, "results": results, "fusion": fusion})
+    prices = [run.recipe.cluster.cpu_hour, run.recipe.cluster.gpu_hour]
+    return digest({"stage": "report", "version": VERSION, "results": results, "fusion": fusion, "prices": prices})
 
 
 def missing(run: Run) -> list[str]:

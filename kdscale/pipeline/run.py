@@ -22,13 +22,11 @@ what it was made from. One of another fingerprint is set aside, never overwritte
 """
 
 import fcntl
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -36,12 +34,16 @@ from pydantic import ValidationError
 from kdscale import recipe_files as recipes
 from kdscale.data.manifest import Manifest
 from kdscale.errors import UserError
-from kdscale.files import read_json, write_json, write_text
+from kdscale.files import write_text
+from kdscale.pipeline.accounts import Accounts
 from kdscale.recipe import Recipe, Teachers
+from kdscale.tracking.status import stop_file
+
+if TYPE_CHECKING:
+    from kdscale.cluster import Owner
 
 RECIPE = "recipe.yaml"
 MARK = "fingerprint"
-STAGES = "stages.json"
 LOCK = ".driver.lock"
 JOBS = "jobs"
 HOW_ONLY = frozenset({"cpus", "gpus", "retries", "checkpoint_epochs", "pack", "placement", "workers"})
@@ -73,18 +75,12 @@ def what_members_are(teachers: Teachers) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in at_default}
 
 
-@dataclass
-class Account:
-    """Seconds inside a timed stretch that belong to another stage."""
-
-    other: float = 0.0
-
-
 class Run:
     """A run directory and the recipe that it executes."""
 
     def __init__(self, folder: Path, recipe: Recipe):
         self.folder, self.recipe = folder, recipe
+        self.accounts = Accounts(folder)
 
     @property
     def dataset(self) -> Path:
@@ -133,29 +129,14 @@ class Run:
     def _previous(self, name: str, fingerprint: str) -> Path:
         return self.folder / "previous" / f"{name.replace('/', '-')}-{fingerprint[:12]}"
 
-    @contextmanager
-    def timed(self, stage: str, fingerprint: str = "") -> Iterator["Account"]:
-        """Add the time spent inside to the stage's account, less what is another's."""
-        start, account = time.monotonic(), Account()
-        try:
-            yield account
-        finally:
-            self.spend(stage, fingerprint, time.monotonic() - start - account.other)
+    def owner(self, stage: str) -> "Owner":
+        """For whom a stage's jobs run: until the run is stopped, on the stage's account."""
+        from kdscale.cluster import Needs, Owner
 
-    def spend(self, stage: str, fingerprint: str, seconds: float) -> None:
-        """Add to a stage's account, which begins anew for another fingerprint."""
-        accounts = self._accounts()
-        account = accounts.get(stage)
-        before = account["seconds"] if account and account["fingerprint"] == fingerprint else 0.0
-        accounts[stage] = {"fingerprint": fingerprint, "seconds": round(before + seconds, 3)}
-        write_json(self.folder / STAGES, accounts)
+        def book(needs: Needs, seconds: float) -> None:
+            self.accounts.book(stage, needs.cpus, needs.gpus, seconds)
 
-    def seconds(self) -> dict[str, float]:
-        """Wall-clock seconds by stage, over all commands that worked on its present artefact."""
-        return {stage: account["seconds"] for stage, account in self._accounts().items()}
-
-    def _accounts(self) -> dict[str, Any]:
-        return read_json(self.folder / STAGES) or {}
+        return Owner(stop_file(self.folder).exists, book)
 
 
 def open_run(folder: Path, recipe: Recipe) -> tuple[Run, list[str]]:

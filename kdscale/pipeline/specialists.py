@@ -153,7 +153,7 @@ def _find_sets(run: Run, seed: int, checksum: str, bars: Bars) -> None:
         bars.show(f"{NAME}: predictions of seed-{seed}", sums.merged, len(parts))
 
     needs = cluster.needs(settings.cpus, settings.gpus)
-    tasks = cluster.Tasks(tick, stop_file(run.folder).exists)
+    tasks = cluster.Tasks(tick, run.owner(NAME))
     for number, part in enumerate(parts):
         tasks.submit(
             f"predictions of {student.job_name(generalist(run, seed))}",
@@ -244,7 +244,7 @@ def _train(run: Run, generalists: dict[int, str], bars: Bars) -> None:
             teachers.show_job(bars, f"  seed-{seed}/{at.name}", status.read(at), number in done[seed])
 
     needs = cluster.needs(settings.cpus, settings.gpus)
-    tasks = cluster.Tasks(tick, stop_file(run.folder).exists, run.recipe.teachers.placement)
+    tasks = cluster.Tasks(tick, run.owner(NAME), run.recipe.teachers.placement)
     for (seed, number), at in folders.items():
         status.note(at, "queued", stage=NAME, job=f"seed-{seed}/{at.name}", seed=seed)
         tasks.submit(

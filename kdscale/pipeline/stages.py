@@ -1,8 +1,8 @@
 """All stages in order: each is skipped if its artefact is there with the same fingerprint."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from kdscale.errors import UserError
@@ -71,20 +71,30 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
                 bars.say(f"{stage}: done before")
                 continue
             if stage not in LOCAL and not connected:
-                with run.timed("ray"):
+                with run.accounts.timed("ray"):
                     stack.enter_context(connect())
                 preflight(run)
                 connected = True
             start = time.monotonic()
-            with run.timed(stage, identity(run, stage)) as account:
+            with booked(run), run.accounts.timed(stage, identity(run, stage)) as stretch:
                 if stage == "teachers" and last != "teachers":
-                    account.other = teach(run, bars, students="student" in STAGES[: STAGES.index(last) + 1])
+                    stretch.other = teach(run, bars, students="student" in STAGES[: STAGES.index(last) + 1])
                 else:
                     MODULES[stage].work(run, bars)
-            if account.other:
-                run.spend("logits", identity(run, "logits"), account.other)
+            if stretch.other:
+                run.accounts.spend("logits", identity(run, "logits"), stretch.other)
             bars.say(f"{stage}: done in {time.monotonic() - start:.1f} s")
     lineage.publish(run)
+
+
+@contextmanager
+def booked(run: Run) -> Iterator[None]:
+    """Afterwards write what jobs of other stages held meanwhile."""
+    try:
+        yield
+    finally:
+        for stage in run.accounts.booked:
+            run.accounts.spend(stage, identity(run, stage))
 
 
 def teach(run: Run, bars: Bars, students: bool) -> float:

@@ -14,12 +14,11 @@ from kdscale.pipeline.run import HOW_ONLY, Run
 from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
-from kdscale.tracking.status import stop_file
 from kdscale.training.deepspeed_config import what_counts
 from kdscale.training.done import finished
 
 if TYPE_CHECKING:
-    from kdscale.cluster import Groups, Needs
+    from kdscale.cluster import Groups, Needs, Owner
 
 SOFT_ONLY = {
     "temperature",
@@ -182,11 +181,14 @@ def work_jointly(run: Run, bars: Bars) -> None:
     tick()
 
 
-def queue(run: Run, bars: Bars, asked: dict[Job, str] | None = None) -> tuple["Groups", dict[Job, Callable[[], None]]]:
+def queue(
+    run: Run, bars: Bars, asked: dict[Job, str] | None = None, owner: "Owner | None" = None
+) -> tuple["Groups", dict[Job, Callable[[], None]]]:
     """A queue for the students and controls that are missing, and for each what submits it.
 
     Args:
         asked: other jobs instead, and their fingerprints.
+        owner: of those.
     """
     from kdscale import cluster
     from kdscale.pipeline.student_rank import train_student
@@ -211,7 +213,7 @@ def queue(run: Run, bars: Bars, asked: dict[Job, str] | None = None) -> tuple["G
         return finished_job
 
     patience = 0.0 if student.quorum is None else student.deadline
-    groups = cluster.Groups(tick, stop_file(run.folder).exists, student.workers, needs, patience)
+    groups = cluster.Groups(tick, owner or run.owner("student"), student.workers, needs, patience)
 
     def submit(job: Job) -> None:
         groups.submit(

@@ -116,7 +116,7 @@ def work(run: Run, bars: Bars, then: Then | None = None, beside: "Groups | None"
 
     one_by_one = beside is not None and teachers.pack == "auto"  # members that are waited for come as early as they can
     size, least = decide(run, len(todo), needs, bars) if todo and not ranks and not one_by_one else (1, 1)
-    tasks = cluster.Tasks(tick, stop_file(run.folder).exists, teachers.placement)
+    tasks = cluster.Tasks(tick, run.owner("teachers"), teachers.placement)
     attempts = Attempts(queue, finished_member, teachers.retries)
     sharing = Sharing(
         lambda: cluster.places(needs) if teachers.pack == "auto" and not tasks.waiting else 0, lambda: attempts.out

@@ -15,7 +15,6 @@ from kdscale.pipeline import logits, student
 from kdscale.pipeline.run import Run
 from kdscale.recipe import ModelSpec, Recipe
 from kdscale.tracking.progress import Bars
-from kdscale.tracking.status import stop_file
 from kdscale.training.done import finished
 
 if TYPE_CHECKING:
@@ -137,7 +136,9 @@ def work(run: Run, bars: Bars) -> None:
     for kind in (DISTILLED, MIXTURE):
         marks = {job: mark for job, mark in todo.items() if job[0] == kind}
         if marks:
-            groups, submit = student.queue(_of_mixture(run) if kind == MIXTURE else run, bars, marks)
+            groups, submit = student.queue(
+                _of_mixture(run) if kind == MIXTURE else run, bars, marks, run.owner("specialists")
+            )
             for start in submit.values():
                 start()
             groups.run()
@@ -161,9 +162,7 @@ def _label(run: Run, seed: int, bars: Bars) -> None:
     asked = run.recipe.specialists
     needs = cluster.needs(asked.cpus, asked.gpus)
     labelled: list[int] = []
-    tasks = cluster.Tasks(
-        lambda: bars.show("specialists: blocks", len(labelled), len(left)), stop_file(run.folder).exists
-    )
+    tasks = cluster.Tasks(lambda: bars.show("specialists: blocks", len(labelled), len(left)), run.owner("specialists"))
     for number, view in left:
         tasks.submit(
             f"answers of generalist and specialists, seed {seed}",

@@ -15,6 +15,7 @@ from kdscale.report import figures
 from kdscale.report.forms import filled, grid
 from kdscale.report.page import read_results
 from kdscale.report.results import Metrics, Results, Split
+from kdscale.report.stages import hours
 from kdscale.report.summary import spread, values
 from kdscale.report.table import NOTHING
 
@@ -163,6 +164,10 @@ def _costs(results: list[Results]) -> list[Line]:
     if any(stores):
         found.append(line("store, bytes a row", [f"{one.bytes_per_row:,.1f}" if one else NOTHING for one in stores]))
     found.append(line("time", [figures.duration(sum(one.seconds.values())) for one in results]))
+    for name, kind in (("core-hours", "cpu_seconds"), ("GPU-hours", "gpu_seconds")):
+        held = [sum(getattr(one, kind).values()) for one in results]
+        if any(held):
+            found.append(line(name, [hours(one) for one in held]))
     return found
 
 

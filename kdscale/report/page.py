@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from kdscale.errors import UserError
 from kdscale.files import write_text
-from kdscale.report import curves, figures, fusion, specialists, summary, table
+from kdscale.report import curves, figures, fusion, specialists, stages, summary, table
 from kdscale.report.forms import filled
 from kdscale.report.results import Metrics, Model, Results, Speed, Split, checked
 
@@ -54,6 +54,7 @@ def render(run: Path) -> Path:
     """
     results = read_results(run / "results.json")
     found = curves.read(run / "metrics.jsonl")
+    recipe = _read_recipe(run / "recipe.yaml", results)
     split = results.splits[results.main]
     page = filled(
         "page.html.j2",
@@ -76,10 +77,10 @@ def render(run: Path) -> Path:
         fusion_columns=fusion.COLUMNS,
         gains=_gains(results, split),
         costs=_costs(results),
-        stages=_stages(results),
+        stages=stages.stages(results, stages.Prices.of(yaml.safe_load(recipe))),
         ratio=summary.size_ratio(results.models),
         speed=results.speed,
-        recipe=_read_recipe(run / "recipe.yaml", results),
+        recipe=recipe,
         torn=found.torn,
     )
     path = run / "report" / "index.html"
@@ -199,15 +200,6 @@ def _gains(results: Results, split: Split) -> dict[str, Any] | None:
         "coverage": specialists.coverage(gains),
         "clusters": specialists.clusters(gains, results),
     }
-
-
-def _stages(results: Results) -> list[tuple[str, str, str]]:
-    """Each stage, its time and its share, and their sum."""
-    whole = sum(results.seconds.values())
-    if not whole:
-        return []
-    rows = [(name, figures.duration(value), f"{value / whole:.0%}") for name, value in results.seconds.items()]
-    return [*rows, ("together", figures.duration(whole), "100%")]
 
 
 def _store(results: Results) -> list[tuple[str, str]] | None:

@@ -269,6 +269,10 @@ class Results(Part):
     store: Stored | None = None
     """None where it no longer holds every member."""
     seconds: dict[str, float] = Field(default_factory=dict)
+    """On the clock, by stage."""
+    cpu_seconds: dict[str, float] = Field(default_factory=dict)
+    """What jobs held of cores, by stage; those of stages that the driver does itself are not counted."""
+    gpu_seconds: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _confusion_is_square(self) -> "Results":

@@ -215,7 +215,7 @@ def test_tasks_are_packed_onto_few_nodes_or_spread_over_many(nodes: Nodes) -> No
     try:
         went: dict[str, list[str]] = {"pack": [], "spread": []}
         for placement, found in went.items():
-            tasks = cluster.Tasks(lambda: None, lambda: False, placement)  # type: ignore[arg-type]
+            tasks = cluster.Tasks(lambda: None, cluster.Owner(lambda: False), placement)  # type: ignore[arg-type]
             for i in range(3):
                 tasks.submit(f"{placement} {i}", linger, needs=cluster.Needs(1), done=found.append)
             tasks.run()

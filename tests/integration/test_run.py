@@ -31,6 +31,9 @@ def test_results_have_what_others_rely_on(finished) -> None:
     assert test["ensemble"]["agreement"] == 1
     assert test["student"]["runs"][0]["seed"] == 0
     assert set(seen["seconds"]) >= {"data", "teachers", "student", "evaluate"}
+    held = seen["cpu_seconds"]
+    assert min(held[stage] for stage in ("teachers", "logits", "student", "evaluate")) > 0
+    assert held["data"] == 0  # done by the driver
     assert set(seen["speed"]["models"]) == {"teacher", "ensemble", "student"}
     assert test["ensemble"]["accuracy"] > 0.9
     assert min(test["student"]["accuracy"], test["control"]["accuracy"]) > 0.8
