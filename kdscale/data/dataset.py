@@ -20,6 +20,8 @@ from kdscale.errors import UserError
 
 CACHE_BYTES = 2 << 30
 """Decoded shards kept by one process; the least recently used go first."""
+NEAR = 4
+"""Rows of a shard that lie so near are read in one go, with those between them."""
 
 
 class Dataset:
@@ -78,6 +80,35 @@ class Dataset:
             _, dropped = self._cache.popitem(last=False)
             self._left += dropped.x.nbytes
         return decoded
+
+    def labels(self, number: int) -> NDArray[np.int64]:
+        """(N,) class numbers of a shard, from its index if it has one."""
+        known = None if self.keep or number in self._cache else self._index(number)
+        return self.decoded(number).y if known is None else known[0].y
+
+    def all_labels(self) -> NDArray[np.int64]:
+        """(N,) class numbers of the whole split."""
+        return np.concatenate([self.labels(number) for number in range(len(self.shards))])
+
+    def rows(self, number: int, taken: NDArray[np.int64]) -> Decoded:
+        """These samples of a shard, in this order; of a large split, read where they lie and not with the whole shard.
+
+        Raises:
+            UserError: as for `decoded`.
+        """
+        order = np.argsort(taken, kind="stable")
+        ascending = taken[order]
+        runs = np.split(ascending, np.flatnonzero(np.diff(ascending) > NEAR) + 1)
+        x: NDArray[np.generic] | None = None
+        at = 0
+        for run in runs:
+            there, first = self.stretch(number, int(run[0]), int(run[-1]) + 1)
+            if x is None:
+                x = np.empty((len(taken), *there.x.shape[1:]), there.x.dtype)
+            x[order[at : at + len(run)]] = there.x[run - first]
+            at += len(run)
+        assert x is not None, "at least one sample is taken"
+        return Decoded([there.keys[row] for row in taken], there.ids[taken], x, there.y[taken])
 
     def stretch(self, number: int, first: int, last: int) -> tuple[Decoded, int]:
         """Shard `number`, of which samples [first, last) at least are there in `x`; and the row that `x` begins with.

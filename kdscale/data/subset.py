@@ -52,7 +52,7 @@ def select(dataset: Dataset, share: float, classes: Sequence[str] | None, seed: 
             if name not in known:
                 raise UserError(f"classes: there is no class {name}; there are {', '.join(known[:20])}")
         wanted = np.isin(known, list(classes))
-        rows = [np.flatnonzero(wanted[dataset.decoded(number).y]) for number in range(len(rows))]
+        rows = [np.flatnonzero(wanted[dataset.labels(number)]) for number in range(len(rows))]
     counts = [len(each) for each in rows]
     if not sum(counts):
         raise UserError(f"classes: no training sample is of {', '.join(classes or [])}; name others")

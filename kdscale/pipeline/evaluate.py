@@ -290,7 +290,7 @@ def labels(run: Run, split: str) -> NDArray[np.int64]:
     from kdscale.pipeline import workers
 
     dataset = workers.dataset(run, split)
-    return np.concatenate([dataset.decoded(number).y for number in range(len(dataset.shards))])
+    return dataset.all_labels()
 
 
 def shares(recipe: Recipe) -> list[float]:

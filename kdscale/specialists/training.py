@@ -6,6 +6,7 @@ on any node, with no word between them; one that is killed goes on from its last
 
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdscale.data.batches import Batch, Pixels
+from kdscale.data.batches import Batch, Pixels, Raw
 from kdscale.data.dataset import Dataset
 from kdscale.models.specialist import specialised
 from kdscale.recipe import Specialists
@@ -45,29 +46,36 @@ class Specialist:
 class SpecialistBatches:
     """A specialist's batches, a function of the step; with the generalist's (B, C) log-probabilities where it is given.
 
-    Samples are looked up one by one in the decoded shards, which is quick while the split fits the dataset's cache.
+    Samples lie anywhere in the split. Of one that is not kept decoded, each is read from its place in the tar, a step ahead.
     """
 
     def __init__(self, dataset: Dataset, draws: Draws, pixels: Pixels, generalist: Predictor | None = None):
         self.dataset, self.draws, self.pixels, self.generalist = dataset, draws, pixels, generalist
         self._ends = np.cumsum(dataset.sizes)
+        self._reader: ThreadPoolExecutor | None = None if dataset.keep else ThreadPoolExecutor(1, "reader")
+        self._ahead: tuple[int, Future[Raw]] | None = None
 
     def __call__(self, step: int) -> Batch:
-        places = self.draws.batch(step)
-        shards = np.searchsorted(self._ends, places, side="right")
-        rows = places - (self._ends - np.asarray(self.dataset.sizes))[shards]
-        order = np.argsort(shards, kind="stable")
-        parts = []
-        for number in np.unique(shards):
-            decoded, taken = self.dataset.decoded(int(number)), rows[shards == number]
-            parts.append((decoded.x[taken], decoded.ids[taken], decoded.y[taken]))
-        raw, ids, labels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        x = self.pixels(raw, ids, self.draws.turns(step)[order] + 1)
+        ahead, self._ahead = self._ahead, None
+        known = ahead is not None and ahead[0] == step
+        raw, ids, labels, turns = ahead[1].result() if ahead is not None and known else self._read(step)
+        if self._reader is not None:
+            self._ahead = step + 1, self._reader.submit(self._read, step + 1)
+        x = self.pixels(raw, ids, turns)
         targets = {}
         if self.generalist is not None:
             with torch.no_grad():
                 targets["generalist"] = self.generalist(x).float().log_softmax(1)
         return Batch(x, torch.from_numpy(labels).to(x.device), targets, step)
+
+    def _read(self, step: int) -> Raw:
+        places = self.draws.batch(step)
+        shards = np.searchsorted(self._ends, places, side="right")
+        rows = places - (self._ends - np.asarray(self.dataset.sizes))[shards]
+        order = np.argsort(shards, kind="stable")
+        parts = [self.dataset.rows(int(number), rows[shards == number]) for number in np.unique(shards)]
+        raw, ids, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "ids", "y"))
+        return raw, ids, labels, self.draws.turns(step)[order] + 1
 
 
 def train(
@@ -93,8 +101,7 @@ def train(
     if (done := finished(one.folder, one.fingerprint)) is not None:
         return done
     own = list(one.own)
-    y = np.concatenate([dataset.decoded(number).y for number in range(len(dataset.sizes))])
-    draws = Draws(y, own, settings.batch_size, derive(one.seed, "draws"), settings.share)
+    draws = Draws(dataset.all_labels(), own, settings.batch_size, derive(one.seed, "draws"), settings.share)
     pixels = Pixels(dataset.manifest, normalize, settings.views, derive(one.seed, "views"), device)
     engine = TorchEngine(
         specialised(generalist, dataset.manifest.sample.shape, own, settings.dustbin),

@@ -62,9 +62,7 @@ def recognised(run: Run) -> dict[str, Any]:
     every, options = evaluate.models(run), run.recipe.data.options
     test = evaluate.labelled(run, evaluate.TEST, every)
     order = np.argsort([int(key.rsplit("-", 1)[1]) for key in _keys(run)])
-    of_class = np.concatenate(
-        [workers.dataset(run, "train").decoded(n).y for n in range(len(run.manifest.splits["train"]))]
-    )
+    of_class = workers.dataset(run, "train").all_labels()
     prior = np.log(np.bincount(of_class, minlength=len(run.manifest.classes)) + 1.0)
     said = fsdd.split_of(
         fsdd.utterances(run.recipe.data.path),

@@ -132,3 +132,26 @@ def test_what_was_changed_or_went_away_is_named(shards: Path, tmp_path: Path, mo
         path.unlink()
         with pytest.raises(UserError, match=r"train-000000\.tar: cannot be fetched \(HTTP Error 404"):
             dataset.stretch(0, 10, 20)
+
+
+def test_single_samples_and_labels_are_read_without_their_shards(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(shards) as there:
+        dataset = imported(there, tmp_path / "web", monkeypatch)
+        whole = Dataset(dataset.folder, "train").decoded(1)
+        there.bytes = 0
+        assert np.array_equal(dataset.labels(1), whole.y)
+        assert len(dataset.all_labels()) == sum(SIZES)
+        assert there.bytes == 0
+        for taken in ([44], [7, 2, 30, 31, 33, 2], list(range(45))):
+            part = dataset.rows(1, np.array(taken))
+            assert np.array_equal(part.x, whole.x[taken])
+            assert np.array_equal(part.y, whole.y[taken])
+            assert np.array_equal(part.ids, whole.ids[taken])
+            assert part.keys == [whole.keys[row] for row in taken]
+        there.bytes = 0
+        index = dataset._index(1)
+        assert index is not None
+        dataset.rows(1, np.array([0, 40]))
+        assert 0 < there.bytes <= 2 * int(np.diff(index[0].starts).max())

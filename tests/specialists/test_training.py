@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdscale.data import decoded, shards
 from kdscale.data.dataset import Dataset
 from kdscale.files import read_json
 from kdscale.models import zoo
@@ -65,6 +66,18 @@ def test_killed_and_resumed_equals_undisturbed(dataset_folder: Path, tmp_path: P
     monkeypatch.setattr(SpecialistBatches, "__call__", whole)
     assert started.count(0) == 1, "it went on from its checkpoint"
     assert train(dataset_folder, tmp_path / "b", 1, soft) == undisturbed
+
+
+def test_a_split_that_is_not_kept_decoded_gives_the_same_bits_and_is_not_decoded_twice(
+    dataset_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    kept = train(dataset_folder, tmp_path / "a", 1)
+    monkeypatch.setattr(decoded, "MOST", 0)
+    data = Dataset(dataset_folder, "train")
+    for number in range(len(data.shards)):
+        data.decoded(number)  # notes where samples lie
+    monkeypatch.setattr(shards, "decode", None)
+    assert train(dataset_folder, tmp_path / "b", 1) == kept
 
 
 def test_what_inference_needs_is_kept_and_a_finished_one_is_not_trained_again(
