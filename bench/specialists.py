@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -33,7 +34,8 @@ Problem = tuple[Tensor, Tensor, Tensor, ClassSets]
 def joint_inference(options: Options) -> list[Figure]:
     """1,000 classes, 20 specialists of 50: Newton against batched Adam on q = softmax(z), as the paper has it.
 
-    Each of Adam's rates runs until every image's objective is within 1e-6 of the optimum; the fastest rate counts. Adam
+    Each of Adam's rates runs until every image's q is within 1e-6 of the optimum, as Newton's is proved to be in the tests; the
+    fastest rate counts. That the objective is within 1e-6 comes far earlier, with q still 1e-3 away, and is shown as well. Adam
     starts at z = log p_g, knows when to stop, and is not charged for looking.
     """
     figures = []
@@ -43,23 +45,30 @@ def joint_inference(options: Options) -> list[Figure]:
         active = given[3].active(given[0], n)
         found = joint(*given, active=active)
         best = objective(*given, active, found.q)
-        rate, steps = 0.0, ADAM
-        for tried in (0.1, 0.03, 0.3):
-            taken = _adam(given, active, tried, steps, best)
-            print(f"{kind}: Adam at rate {tried}: {taken} steps", flush=True)
-            rate, steps = (tried, taken) if taken < steps else (rate, steps)
+
+        def objective_is_near(q: Tensor, given: Problem = given, active: Tensor = active, best: Tensor = best) -> bool:
+            return bool((objective(*given, active, q) - best).max() < NEAR)
+
+        def all_of_q_is_near(q: Tensor, found: Tensor = found.q) -> bool:
+            return bool((q - found).abs().max() < NEAR)
+
+        most = 1000 if options.quick else 5000
+        rate, steps = _fastest(kind, given, active, all_of_q_is_near, most)
+        _, lenient = _fastest(f"{kind}, objective", given, active, objective_is_near, most)
         ours = partial(joint, *given, active=active)
         measured = min(steps, 20 if options.quick else 100)
         newton, adam = side_by_side([ours, partial(_adam, given, active, rate, measured)], 3 if options.quick else 5)
         print(f"{kind}: seconds of Newton {newton}, of {measured} steps of Adam {adam}", flush=True)
-        ratios = sorted(b * steps / measured / a for a, b in zip(newton, adam, strict=True))
+        ratios = sorted(b / measured / a for a, b in zip(newton, adam, strict=True))
+        faster = ratios[len(ratios) // 2]  # a step of Adam over all of Newton
         figures += [
             Figure(f"{kind}: active specialists an image", active.sum(1).double().mean().item(), ""),
             Figure(f"{kind}: Newton steps", found.steps, ""),
             Figure(f"{kind}: KKT residual", found.residual.max().item(), "", "<= 1e-9"),
             Figure(f"{kind}: Newton", 1e6 * sorted(newton)[len(newton) // 2] / BATCH, "us an image"),
-            Figure(f"{kind}: Adam steps to 1e-6 (rate {rate})", steps, "" if steps < ADAM else "(gave up)"),
-            Figure(f"{kind}: faster than Adam", ratios[len(ratios) // 2], "x", f">= {bound}"),
+            Figure(f"{kind}: Adam steps to q within 1e-6 (rate {rate})", steps, "" if steps < most else "(gave up)"),
+            Figure(f"{kind}: faster than Adam", faster * steps, "x", f">= {bound}"),
+            Figure(f"{kind}: faster than Adam to the objective alone", faster * lenient, "x"),
         ]
     return figures
 
@@ -74,7 +83,7 @@ def clustering(options: Options) -> list[Figure]:
     return _apart("clustering", options)
 
 
-ADAM = 8_000
+NEAR = 1e-6
 
 
 def two_workers(options: Options) -> list[Figure]:
@@ -119,8 +128,18 @@ def _kdscale(folder: Path, verb: str, *overrides: str) -> None:
     subprocess.run([*command, *overrides], cwd=folder, check=True, capture_output=True)
 
 
-def _adam(given: Problem, active: Tensor, rate: float, steps: int, best: Tensor | None = None) -> int:
-    """Batched Adam on z; with `best`, until all images are within 1e-6 of it. Steps taken."""
+def _fastest(kind: str, given: Problem, active: Tensor, near: Callable[[Tensor], bool], most: int) -> tuple[float, int]:
+    """Adam's best rate and the steps that it takes, `most` where it gives up."""
+    rate, steps = 0.0, most
+    for tried in (0.03, 0.1, 0.3):
+        taken = _adam(given, active, tried, steps, near)
+        print(f"{kind}: Adam at rate {tried}: {taken} steps", flush=True)
+        rate, steps = (tried, taken) if taken < steps else (rate, steps)
+    return rate, steps
+
+
+def _adam(given: Problem, active: Tensor, rate: float, steps: int, near: Callable[[Tensor], bool] | None = None) -> int:
+    """Batched Adam on z, until q is near enough. Steps taken."""
     generalist, own, dustbin, sets = given
     z = generalist.log().clone().requires_grad_()
     image, number = active.nonzero(as_tuple=True)  # only the active pairs are computed
@@ -133,10 +152,8 @@ def _adam(given: Problem, active: Tensor, rate: float, steps: int, best: Tensor 
         loss = -(generalist * log_q).sum() - (p * named).sum() - (d * outside).sum()
         optimizer.zero_grad()
         loss.backward()
-        if best is not None and step % 25 == 0:
-            value = objective(*given, active, log_q.detach().exp())
-            if (value - best).max() < 1e-6:
-                return step
+        if near is not None and step % 25 == 0 and near(log_q.detach().exp()):
+            return step
         optimizer.step()
     return steps
 
