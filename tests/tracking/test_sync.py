@@ -251,5 +251,16 @@ def test_a_dashboard_without_a_server_is_a_sentence(clean: None, monkeypatch: py
     assert "W&B does not take the dashboard of me/kdscale" in done.stderr.splitlines()[-1]
 
 
+def test_a_dashboard_without_a_key_is_the_users_to_mend(
+    clean: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in ((), ("--entity", "me")):
+        done = subprocess.run([*KDSCALE, "wandb", "dashboard", *words], text=True, capture_output=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("kdscale: there is no key for W&B; set WANDB_API_KEY")
+
+
 def test_dashboards_need_no_server_to_be_checked() -> None:
     assert dashboard.read(None)["dashboard"]["name"] == "kdscale"
