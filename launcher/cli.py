@@ -57,17 +57,33 @@ def main() -> None:
     """Run the command line; a user's mistake exits with 2, a failure with 1, both with one sentence."""
     debug = bool(os.environ.get("KDSCALE_DEBUG"))
     try:
-        app()
+        code = app(standalone_mode=False)
     except (UserError, RunFailure, Stopped, OSError) as error:
         if debug:
             raise
         _say(_sentence(error))
         sys.exit(_code(error))
     except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's own, whichever of its versions is installed
+            sys.exit(_misread(error))
         if debug:
             raise
         _say(f"unexpected {type(error).__name__}: {_sentence(error)} (KDSCALE_DEBUG=1 shows where)")
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _misread(error: Any) -> int:
+    """Say in a sentence what the parser does not take; a group that was called alone shows its help."""
+    context = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    elif context is None or message.endswith("?"):
+        _say(message)
+    else:
+        _say(f"{message.rstrip('.')}; see {context.command_path} --help")
+    return int(error.exit_code)
 
 
 def _code(error: Exception) -> int:

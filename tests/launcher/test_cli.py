@@ -55,10 +55,32 @@ def test_a_mistake_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
     assert "Traceback" in kdscale("run", "none.yaml", cwd=tmp_path, debug=True).stderr
 
 
-def test_unknown_verbs_and_missing_arguments_exit_2() -> None:
-    assert kdscale("distil").returncode == 2
-    assert kdscale("run").returncode == 2
-    assert "Traceback" not in kdscale("run").stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("distil",), "No such command 'distil'"),
+        (("runn",), "Did you mean 'run'?"),
+        (("run",), "Missing argument 'RECIPE'; see "),
+        (("run", "a.yaml", "--outt", "x"), "No such option: --outt"),
+        (("study", "list", "--seeds", "0"), "Invalid value for '--seeds'"),
+        (("submit", "slurm", "a.yaml", "--stage", "nope"), "'nope' is not one of 'run', 'data'"),
+        (("submit", "ray", "a.yaml"), "Missing option '--address'"),
+    ],
+)
+def test_words_that_no_verb_takes_are_a_sentence_too(words: tuple[str, ...], said: str) -> None:
+    done = kdscale(*words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kdscale: ")
+    assert said in line
+    assert "Value error" not in line
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("logits",), ("wandb",), ("submit",)])
+def test_a_group_alone_shows_its_help(group: tuple[str, ...]) -> None:
+    done = kdscale(*group)
+    assert done.returncode == 2
+    assert "Commands:" in done.stdout + done.stderr
 
 
 def test_version() -> None:
