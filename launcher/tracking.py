@@ -30,13 +30,15 @@ def sync(
     from kdscale import mirror
     from kdscale.pipeline import lineage
     from kdscale.pipeline.run import LOCK, Run, load_recipe
-    from kdscale.tracking import publishing, syncing
+    from kdscale.tracking import publishing, reaching, syncing
 
     folder = run_folder(run).resolve()
     recipe = load_recipe(folder)
     settings = recipe.tracking.wandb
     if base_url is not None:
         settings = settings.model_copy(update={"base_url": base_url})
+    if settings.mode != "off" or syncing.logs(folder):
+        reaching.knock(settings.base_url)
     logs, busy = syncing.sync(folder, settings, folder / LOCK)
     known = lineage.note(Run(folder, recipe))
     if not logs and settings.mode == "off":
