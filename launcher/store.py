@@ -110,7 +110,9 @@ def logits_fsck(
     repair: Annotated[
         bool, typer.Option("--repair", help="Set bad blocks aside and label their shards again.")
     ] = False,
-    share: Annotated[float, typer.Option("--share", help="Part of the rows that members label again.")] = 0.001,
+    share: Annotated[
+        float, typer.Option("--share", min=0, max=1, help="Part of the rows that members label again.")
+    ] = 0.001,
     as_json: Json = False,
 ) -> None:
     """Verify every block of a run's store; exit 1 if any is bad or missing and was not mended."""

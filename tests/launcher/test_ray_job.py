@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -112,6 +114,23 @@ def test_mistakes_are_found_before_anything_is_sent(words: tuple[str, ...], said
     assert said in line
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").glob("jobs/ray-*"))
+
+
+class Lost(BaseHTTPRequestHandler):
+    """A web server that has nothing of Ray."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+
+def test_a_server_that_is_no_ray_is_called_so(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lost) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{other.server_port}"
+        done = kdscale("submit", "ray", QUICK, "--address", address, "--out", str(tmp_path / "run"))
+        other.shutdown()
+    assert done.returncode == 2, done.stderr
+    assert f"--address {address}: something else than Ray's dashboard answers there" in done.stderr
 
 
 def test_a_dry_run_says_what_would_be_sent(tmp_path: Path) -> None:
