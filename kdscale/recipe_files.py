@@ -6,11 +6,12 @@
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from kdscale.errors import UserError
 from kdscale.recipe import Recipe, Student, Teachers
@@ -33,7 +34,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{_origin(path, error, overrides or [])}: {_explain(error)}") from None
+        raise UserError(f"{_origin(path, error, overrides or [])}: {explain(error)}") from None
     return _resolve(recipe, path.parent)
 
 
@@ -106,6 +107,8 @@ def _origin(path: Path, error: ValidationError, overrides: list[str]) -> str:
     problem = _first(error)
     where = [str(part) for part in problem["loc"]]
     unknown = problem["type"] == "extra_forbidden"
+    if problem["type"] == "value_error":  # of a section or of the whole recipe; the sentence begins with the field
+        where = re.split(r"[: ]", explain(error), maxsplit=1)[0].split(".")
     for override in reversed(overrides):
         key = override.partition("=")[0].strip().split(".")
         if where and (where[: len(key)] == key or (unknown and key[: len(where)] == where)):
@@ -113,12 +116,12 @@ def _origin(path: Path, error: ValidationError, overrides: list[str]) -> str:
     return str(path)
 
 
-def _explain(error: ValidationError) -> str:
-    """The first validation error, unknown fields before others, as one sentence."""
+def explain(error: ValidationError, section: type[BaseModel] = Recipe) -> str:
+    """The first validation error of a recipe or a section of one, unknown fields before others, as one sentence."""
     problem = _first(error)
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _known_fields(problem["loc"][:-1])
+        known = _known_fields(problem["loc"][:-1], section)
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return f"unknown field {where}; {hint}"
@@ -130,8 +133,8 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {message}"
 
 
-def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
+def _known_fields(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
+    model: Any = section
     for part in location:
         field = model.model_fields.get(part)
         if field is None:

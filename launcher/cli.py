@@ -57,17 +57,33 @@ def main() -> None:
     """Run the command line; a user's mistake exits with 2, a failure with 1, both with one sentence."""
     debug = bool(os.environ.get("KDSCALE_DEBUG"))
     try:
-        app()
+        code = app(standalone_mode=False)
     except (UserError, RunFailure, Stopped, OSError) as error:
         if debug:
             raise
         _say(_sentence(error))
         sys.exit(_code(error))
     except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's own, whichever of its versions is installed
+            sys.exit(_misread(error))
         if debug:
             raise
         _say(f"unexpected {type(error).__name__}: {_sentence(error)} (KDSCALE_DEBUG=1 shows where)")
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _misread(error: Any) -> int:
+    """Say in a sentence what the parser does not take; a group that was called alone shows its help."""
+    context = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().replace("Value error, ", "").split())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    elif context is None or message.endswith("?"):
+        _say(message)
+    else:
+        _say(f"{message.rstrip('.')}; see {context.command_path} --help")
+    return int(error.exit_code)
 
 
 def _code(error: Exception) -> int:
@@ -237,6 +253,7 @@ def data_import(
     from pydantic import ValidationError
 
     from kdscale import recipe
+    from kdscale import recipe_files as recipes
     from kdscale.data.importing import import_dataset
 
     fields: dict[str, Any] = {"source": source, "path": None if path == "-" else path}
@@ -251,8 +268,7 @@ def data_import(
     try:
         section = recipe.Data.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"kdscale data import: {recipes.explain(error, recipe.Data)}") from None
     with bars() as shown:
         manifest = import_dataset(section, seed, out, lambda done, total: shown.show("samples", done, total))
     counts = {split: manifest.samples(split) for split in manifest.splits}
@@ -297,10 +313,18 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put runs side by side: their models, costs and times, and in what their recipes differ; as a table and a page."""
+    from kdscale.pipeline.evaluate import RESULTS
+    from kdscale.pipeline.run import load_recipe
     from kdscale.report import comparison
 
-    compared = comparison.read([run_folder(run) for run in runs])
-    path = page or runs[0].parent / "compared.html"
+    folders = [run_folder(run) for run in runs]
+    for folder in folders:
+        if not (folder / RESULTS).exists():
+            load_recipe(folder)  # says so where this is no run at all
+    compared = comparison.read(folders)
+    path = page or folders[0].parent / "compared.html"
+    if path.is_dir():
+        raise UserError(f"--page {path}: is a directory; give the file to write, such as {path / 'compared.html'}")
     comparison.write(compared, path)
     if as_json:
         print(json.dumps(comparison.as_json(compared)))

@@ -34,6 +34,7 @@ def end(run: Path, wanted: str | None, now: bool) -> list[str]:
     Raises:
         UserError: none of them is there to be ended.
     """
+    _check_has_jobs(run)
     ray = [job for job in on_ray.jobs(run) if wanted in (None, job.id)]
     said = [line for job in ray if (line := on_ray.end(job, now)) is not None]
     if wanted is None and (said or (ray and not on_slurm.jobs(run))):
@@ -49,6 +50,7 @@ def end(run: Path, wanted: str | None, now: bool) -> list[str]:
 
 def _one(run: Path, wanted: str | None) -> Job:
     """The job of that id, or the newest."""
+    _check_has_jobs(run)
     ray, slurm = on_ray.jobs(run), on_slurm.jobs(run)
     if not ray or (wanted is not None and wanted in {job.id for job in slurm}):
         return on_slurm.one(run, wanted)
@@ -60,3 +62,17 @@ def _one(run: Path, wanted: str | None) -> Job:
         return found[0]
     newest = max((job.folder.stat().st_ctime for job in slurm), default=0.0)
     return on_slurm.one(run, None) if newest > ray[-1].submitted else ray[-1]
+
+
+def _check_has_jobs(run: Path) -> None:
+    """Raises:
+    UserError: no cluster has worked on the run, or this is none.
+    """
+    from kdscale.pipeline.run import load_recipe
+
+    if on_ray.jobs(run) or on_slurm.jobs(run):
+        return
+    load_recipe(run)
+    raise UserError(
+        f"{run}: no job of a cluster has worked on this run; kdscale submit slurm or submit ray gives it one"
+    )

@@ -24,6 +24,14 @@ class PassingOn(TyperCommand):
         return super().parse_args(ctx, args[:cut])
 
 
+def leftovers(ctx: Any) -> None:
+    """Raises:
+    UserError: words beside the options that no ``--`` comes before.
+    """
+    if ctx.args:
+        raise UserError(f"'{ctx.args[0]}' belongs to no option; values that replace the recipe's come last, after --")
+
+
 class DefaultGroup(TyperGroup):
     """A group that is a verb itself: what is not the name of a subcommand goes to the subcommand `run`."""
 
@@ -44,7 +52,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run directory, or its s
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set the run directory aside and start anew.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the recipe of one in runs/.")]
 
 
 def only_folder(out: Path | None, what: str) -> None:

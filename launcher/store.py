@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kdscale.errors import RunFailure, UserError
-from launcher.options import DefaultGroup, DryRun, Json, RunFolder, bars
+from launcher.options import DefaultGroup, DryRun, Json, RunFolder, bars, run_folder
 
 logits_app = typer.Typer(
     cls=DefaultGroup,
@@ -23,9 +23,8 @@ logits_app = typer.Typer(
 def logits_info(run: RunFolder, as_json: Json = False) -> None:
     """Show what the store of a run holds and how true it is to the members."""
     from kdscale.pipeline import health
-    from kdscale.pipeline.run import Run, load_recipe
 
-    seen = health.info(Run(run.resolve(), load_recipe(run)))
+    seen = health.info(_opened(run))
     if as_json:
         print(json.dumps(seen))
         return
@@ -38,7 +37,7 @@ def logits_info(run: RunFolder, as_json: Json = False) -> None:
     if fidelity is not None:
         print(
             f"{'fidelity':<17}at T = {fidelity['temperature']:g} on {fidelity['rows']} rows: KL {fidelity['kl']:.2g} nats, "
-            f"top-1 agreement {100 * fidelity['agreement']:.1f}%, ECE {100 * fidelity['ece_gap']:+.2f} points, "
+            f"top-1 agreement {100 * fidelity['agreement']:.1f}%, ECE {100 * fidelity['ece_gap']:+z.2f} points, "
             f"gradient {fidelity['angle']:.2g} degrees off"
         )
 
@@ -80,7 +79,7 @@ def logits_plan(
             _size(need.block),
             _size(need.log),
             f"{_size(need.sample / views * rate)}/s",
-            f"{need.total / 1e9 * price:,.0f}",
+            _money(need.total / 1e9 * price),
         )
         for need in plan.needs()
     ]
@@ -91,6 +90,10 @@ def logits_plan(
                 cell.rjust(w) if n else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
             )
         )
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 10 else f"{amount:.2f}"
 
 
 def _size(count: float) -> str:
@@ -107,7 +110,9 @@ def logits_fsck(
     repair: Annotated[
         bool, typer.Option("--repair", help="Set bad blocks aside and label their shards again.")
     ] = False,
-    share: Annotated[float, typer.Option("--share", help="Part of the rows that members label again.")] = 0.001,
+    share: Annotated[
+        float, typer.Option("--share", min=0, max=1, help="Part of the rows that members label again.")
+    ] = 0.001,
     as_json: Json = False,
 ) -> None:
     """Verify every block of a run's store; exit 1 if any is bad or missing and was not mended."""
@@ -116,7 +121,7 @@ def logits_fsck(
     from kdscale.pipeline import run as runs
     from launcher import local
 
-    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    opened = _opened(run)
     with runs.only_driver(opened.folder):
         if repair and (count := fsck.rebuild_log(logits.where(opened))):
             print(f"the commit log was damaged and is made again from {count} blocks")
@@ -143,7 +148,7 @@ def logits_prune(run: RunFolder, dry_run: DryRun = False) -> None:
     from kdscale.pipeline import health, logits
     from kdscale.pipeline import run as runs
 
-    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    opened = _opened(run)
     with runs.only_driver(opened.folder):
         store = logits.open_store(opened)
         keep = health.wanted(opened, store)
@@ -167,7 +172,7 @@ def logits_fuse(
     from kdscale.pipeline import run as runs
     from launcher import local
 
-    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    opened = _opened(run)
     try:
         seeds = None if members is None else [int(seed) for seed in members.split(",")]
     except ValueError:
@@ -184,15 +189,24 @@ def logits_export(run: RunFolder, out: Annotated[Path, typer.Argument(metavar="O
     """Write the members' logits to one Parquet file: key, shard, view, member and the codec's columns."""
     from kdscale.logits.export import to_parquet
     from kdscale.pipeline import logits
-    from kdscale.pipeline import run as runs
 
-    opened = runs.Run(run.resolve(), runs.load_recipe(run))
+    if out.suffix != ".parquet":
+        raise UserError(f"{out}: the logits are written as Parquet alone; name the file {out.with_suffix('.parquet')}")
+    opened = _opened(run)
     slots = logits.slots(opened)
     with bars() as shown:
         rows = to_parquet(
             logits.open_store(opened), slots, out, lambda blocks: shown.show("blocks", blocks, len(slots))
         )
     print(f"{out}: {rows} rows")
+
+
+def _opened(run: Path) -> Any:
+    """The run whose store is meant."""
+    from kdscale.pipeline.run import Run, load_recipe
+
+    folder = run_folder(run)
+    return Run(folder.resolve(), load_recipe(folder))
 
 
 def _plain(value: Any) -> str:

@@ -30,13 +30,15 @@ def sync(
     from kdscale import mirror
     from kdscale.pipeline import lineage
     from kdscale.pipeline.run import LOCK, Run, load_recipe
-    from kdscale.tracking import publishing, syncing
+    from kdscale.tracking import publishing, reaching, syncing
 
     folder = run_folder(run).resolve()
     recipe = load_recipe(folder)
     settings = recipe.tracking.wandb
     if base_url is not None:
         settings = settings.model_copy(update={"base_url": base_url})
+    if settings.mode != "off" or syncing.logs(folder):
+        reaching.knock(settings.base_url)
     logs, busy = syncing.sync(folder, settings, folder / LOCK)
     known = lineage.note(Run(folder, recipe))
     if not logs and settings.mode == "off":
@@ -96,10 +98,13 @@ def _own_entity() -> str:
 
     try:
         entity = wandb.Api(timeout=20).default_entity
+    except wandb.errors.UsageError:
+        raise UserError("there is no key for W&B; set WANDB_API_KEY, or see the dashboard with --dry-run") from None
     except Exception as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise RunFailure(
-            f"W&B cannot be asked whose key this is ({first}); set WANDB_API_KEY, or give --entity"
+            f"W&B cannot be asked whose key this is ({first}); see that the key and the server's address are right "
+            "(WANDB_API_KEY, --base-url) and that this machine reaches it"
         ) from None
     if not entity:
         raise UserError("the W&B key has no entity of its own; give --entity")

@@ -90,6 +90,10 @@ def test_the_override_at_fault_is_named_and_the_file_where_it_is_the_files(write
         with pytest.raises(UserError) as caught:
             recipes.load(write(SMALL), ["teachers.count=2", override])
         assert str(caught.value).startswith(f"override '{override}': ")
+    for override in ("student.alpha=0.3", "student.fold=true", "fusion.without=[7]"):  # against other fields
+        with pytest.raises(UserError) as caught:
+            recipes.load(write(SMALL), ["teachers.count=2", "student.hard_weight=0.2", override])
+        assert str(caught.value).startswith(f"override '{override}': {override.partition('=')[0]}")
     with pytest.raises(UserError) as caught:
         recipes.load(write({**SMALL, "fusoin": "x"}), ["teachers.count=2"])
     assert "recipe.yaml: unknown field fusoin" in str(caught.value)

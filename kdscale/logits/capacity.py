@@ -66,7 +66,7 @@ class Plan:
             self.need("dense float16, fused", codecs.make("dense", dtype="float16"), fused=True),
             self.need("topk 32", codecs.make("topk", k=32, temperatures=one)),
             self.need("topk 8", codecs.make("topk", k=8, temperatures=one)),
-            self.need(f"sampled, {draws} draws a member", codecs.make("sampled", draws=draws)),
+            self.need(f"sampled, {draws} draw{'s' if draws > 1 else ''} a member", codecs.make("sampled", draws=draws)),
             self.need("sampled, fused", codecs.make("sampled", draws=draws * self.members), fused=True),
         ]
 

@@ -15,7 +15,7 @@ from kdscale.errors import UserError
 from kdscale.files import write_text
 from kdscale.report import curves, figures, fusion, specialists, stages, summary, table
 from kdscale.report.forms import filled
-from kdscale.report.results import Metrics, Model, Results, Speed, Split, checked
+from kdscale.report.results import Metrics, Model, Results, Speed, Split, Stored, checked
 
 CALIBRATED = {"joint": "joint control", "specialists": "generalist with specialists"}
 
@@ -211,8 +211,14 @@ def _store(results: Results) -> list[tuple[str, str]] | None:
     return [
         ("Codec", codec),
         ("Size", f"{_size(store.bytes)}, {store.bytes_per_row:,.1f} bytes a row"),
-        ("Rows", f"{store.rows:,}: {store.members} members, {store.shards} shards, {store.views} views"),
+        ("Rows", f"{store.rows:,}: {', '.join(_counted(store, part) for part in ('members', 'shards', 'views'))}"),
     ]
+
+
+def _counted(store: Stored, part: str) -> str:
+    """How many of its members, shards or views a store has: 5 members, 1 view."""
+    count = getattr(store, part)
+    return f"{count:,} {part if count != 1 else part.removesuffix('s')}"
 
 
 def _fidelity(results: Results) -> list[tuple[str, str]] | None:
@@ -222,7 +228,7 @@ def _fidelity(results: Results) -> list[tuple[str, str]] | None:
     return [
         ("KL, nats", f"{found.kl:.3g}"),
         ("same class", f"{found.agreement:.2%}"),
-        ("calibration error, difference", f"{100 * found.ece_gap:+.2f} %"),
+        ("calibration error, difference", f"{100 * found.ece_gap:+z.2f} %"),
         ("angle of the gradients", f"{found.angle:.3g}\N{DEGREE SIGN}"),
     ]
 

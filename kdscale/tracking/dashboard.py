@@ -35,9 +35,14 @@ def read(path: Path | None) -> dict[str, Any]:
         tree = names.load(where)
         known = {*tree["metrics"], *tree["system"]}
         sections = [(section["name"], section["panels"]) for section in tree["dashboard"]["sections"]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, yaml.YAMLError) as error:
+        why = getattr(error, "strerror", None) or getattr(error, "problem", None) or type(error).__name__
         raise UserError(
-            f"{where}: cannot be read as a list of metrics ({str(error) or type(error).__name__}); "
+            f"{where}: cannot be read as a list of metrics ({why}); begin with configs/wandb/metrics.yaml"
+        ) from None
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{where}: is no list of metrics (metrics, system, and dashboard with its sections and panels); "
             "begin with configs/wandb/metrics.yaml"
         ) from None
     for section, panels in sections:
@@ -91,6 +96,7 @@ def save(made: Any) -> bool:
     """Create the dashboard, or put it in the place of that of its name; whether it was there.
 
     Raises:
+        UserError: there is no key.
         RunFailure: the server cannot be used.
     """
     import wandb
@@ -102,11 +108,13 @@ def save(made: Any) -> bool:
         wandb.setup(wandb.Settings(silent=True, quiet=True))
         with contextlib.redirect_stderr(io.StringIO()):  # it says what the command says better
             made.save()
+    except wandb.errors.UsageError:
+        raise UserError("there is no key for W&B; set WANDB_API_KEY, or see the dashboard with --dry-run") from None
     except Exception as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise RunFailure(
             f"W&B does not take the dashboard of {made.entity}/{made.project} ({first}); "
-            "set WANDB_API_KEY, tracking.wandb.base_url and tracking.wandb.entity, and try again"
+            "see that key, server and entity are right (WANDB_API_KEY, --base-url, --entity) and try again"
         ) from None
     return before is not None
 

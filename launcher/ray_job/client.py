@@ -133,6 +133,10 @@ def _client(place: Place) -> Iterator[Any]:
                 "http://HEAD:8265"
             ) from None
         except (RuntimeError, ValueError) as error:
+            if "Version check returned 404" in str(error):
+                raise UserError(
+                    f"--address {place.address}: something else than Ray's dashboard answers there; give http://HEAD:8265"
+                ) from None
             raise RunFailure(f"the Ray at {place.address} refuses: {_first(error)}") from None
 
 

@@ -17,6 +17,7 @@ SENT = "/kdscale"
 """Where the ConfigMap is mounted."""
 MOST_BYTES = 900_000
 """Of what a ConfigMap may hold; Kubernetes takes a mebibyte."""
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i?|m|k)?$")
 
 
@@ -66,6 +67,11 @@ def ray_job(wanted: Wanted, parcel: Path) -> dict[str, Any]:
         raise UserError("--workers and --gpus-per-worker are 0 or more, --cpus-per-worker is 1 or more")
     if not _QUANTITY.match(wanted.memory):
         raise UserError(f"--memory-per-worker {wanted.memory}: is no quantity of Kubernetes; write it as 16Gi")
+    for option, text in (("--claim", wanted.claim), ("--namespace", wanted.namespace)):
+        if text is not None and not _NAME.fullmatch(text):
+            raise UserError(f"{option} {text}: is no name of Kubernetes; it has lower-case letters, digits, - and .")
+    if not wanted.image or any(char.isspace() for char in wanted.image):
+        raise UserError(f"--image {wanted.image!r}: is no name of an image; write it as me/kdscale:1")
     if not wanted.mount.startswith("/"):
         raise UserError(f"--mount {wanted.mount}: is no absolute path")
     items = [{"key": _key(path, parcel), "path": str(path.relative_to(parcel))} for path in _files(parcel)]

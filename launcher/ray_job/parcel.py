@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kdscale.errors import UserError
 from kdscale.recipe import Recipe
 
 RECIPE = "recipe.yaml"
@@ -18,12 +19,20 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
-def pack(folder: Path, recipe: Recipe, beside: Path) -> list[str]:
-    """Fill a folder with what is to travel; the names of the modules in it.
+def pack(folder: Path, recipe: Recipe, beside: Path) -> tuple[list[str], list[str]]:
+    """Fill a folder with what is to travel.
 
     Args:
         beside: the directory in which the user's own modules lie.
+
+    Returns:
+        The names of the modules in it, and of those that the recipe names and the directory lacks.
+
+    Raises:
+        UserError: there is no such directory.
     """
+    if not beside.is_dir():
+        raise UserError(f"--working-dir {beside}: is no directory; give the one in which your own modules lie")
     (folder / RECIPE).write_text(recipe.dump(), encoding="utf-8")
     modules = own_modules(recipe, beside)
     for path in modules:
@@ -31,12 +40,13 @@ def pack(folder: Path, recipe: Recipe, beside: Path) -> list[str]:
             shutil.copytree(path, folder / path.name, ignore=_LEFT_OUT)
         else:
             shutil.copyfile(path, folder / path.name)
-    return [path.name for path in modules]
+    there = {path.stem for path in modules}
+    return [path.name for path in modules], sorted(set(_named(recipe)) - there)
 
 
 def own_modules(recipe: Recipe, beside: Path) -> list[Path]:
     """The files and packages of the working directory that a recipe needs, in order of their names."""
-    names = [match[1] for text in _texts(recipe.model_dump(mode="json")) if (match := _NAMED.fullmatch(text))]
+    names = _named(recipe)
     found: dict[str, Path] = {}
     while names:
         name = names.pop()
@@ -46,6 +56,11 @@ def own_modules(recipe: Recipe, beside: Path) -> list[Path]:
             sources = [path] if path.is_file() else sorted(path.rglob("*.py"))
             names += [imported for source in sources for imported in _imports(source)]
     return [found[name] for name in sorted(found)]
+
+
+def _named(recipe: Recipe) -> list[str]:
+    """The modules, or their packages, of the functions that a recipe names."""
+    return [match[1] for text in _texts(recipe.model_dump(mode="json")) if (match := _NAMED.fullmatch(text))]
 
 
 def _is_module(path: Path) -> bool:

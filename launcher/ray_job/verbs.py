@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kdscale.errors import UserError
-from launcher.options import AFTER, STAGES, Json, PassingOn, RecipeFile
+from launcher.options import AFTER, STAGES, Json, PassingOn, RecipeFile, leftovers
 
 Env = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for all processes; repeat.")]
 Pip = Annotated[list[str] | None, typer.Option("--pip", help="Requirement to install for the job with pip; repeat.")]
@@ -50,6 +50,7 @@ def ray(
     from kdscale.pipeline import run as runs
     from launcher.ray_job import client, jobs, parcel
 
+    leftovers(ctx)
     loaded = recipes.load(recipe, ctx.meta[AFTER])
     place = client.check(client.Place(address.rstrip("/"), token))
     if loaded.cluster.address:
@@ -62,11 +63,13 @@ def ray(
     runtime_env = environment(pip, uv, env)
     entrypoint = command(stage, run)
     with tempfile.TemporaryDirectory(prefix="kdscale-job-") as aside:
-        modules = parcel.pack(Path(aside), loaded, working_dir.absolute())
+        modules, elsewhere = parcel.pack(Path(aside), loaded, working_dir.absolute())
         if dry_run:
             print(f"to {place.address}: {entrypoint}")
             for name in (parcel.RECIPE, *modules):
                 print(f"  sends {name}")
+            for name in elsewhere:
+                print(f"  expects {name} on the nodes: it is not in {working_dir}")
             for name, value in runtime_env.items():
                 print(f"  {name}: {value}")
             return
@@ -87,6 +90,8 @@ def ray(
         return
     shown = run if mirror.is_url(run) else os.path.relpath(folder)
     print(f"job {name} at {place.address}: sent {', '.join((parcel.RECIPE, *modules))}")
+    if elsewhere:
+        print(f"expected there:  {', '.join(elsewhere)}, not in {working_dir}")
     print(f"follow it with:  kdscale logs {shown} --follow")
     print(f"how it stands:   kdscale status {shown}")
     print(f"end it:          kdscale cancel {shown}")
@@ -125,7 +130,9 @@ def kuberay(
         raise UserError(
             "kdscale speaks with no Kubernetes: add --dry-run, and give what it prints to kubectl apply -f -"
         )
+    leftovers(ctx)
     loaded = recipes.load(recipe, ctx.meta[AFTER])
+    run = _below(mount, out or f"{mount}/runs/{loaded.name}")
     wanted = manifests.Wanted(
         name=loaded.name,
         image=image,
@@ -137,11 +144,13 @@ def kuberay(
         memory=memory,
         namespace=namespace,
         retries=retries,
-        entrypoint=command(stage, out or f"{mount}/runs/{loaded.name}", manifests.SENT),
+        entrypoint=command(stage, run, manifests.SENT),
         runtime_env=environment(pip, uv, env),
     )
     with tempfile.TemporaryDirectory(prefix="kdscale-job-") as aside:
-        parcel.pack(Path(aside), loaded, working_dir.absolute())
+        _, elsewhere = parcel.pack(Path(aside), loaded, working_dir.absolute())
+        if elsewhere:
+            print(f"expected in the image: {', '.join(elsewhere)}, not in {working_dir}", file=sys.stderr)
         sys.stdout.write(manifests.render(wanted, Path(aside)))
 
 
@@ -187,8 +196,25 @@ def _place(out: str | None, name: str) -> str:
     return str(Path(out).absolute())
 
 
+def _below(mount: str, out: str) -> str:
+    """The run directory of a job whose pods share what is mounted at `mount`, and nothing else.
+
+    Raises:
+        UserError: it would be lost with the pods.
+    """
+    from kdscale import mirror
+
+    if not mirror.is_url(out) and not Path(os.path.normpath(out)).is_relative_to(mount):
+        raise UserError(f"--out {out}: is not on the claim and would be lost with the pods; give a path below {mount}")
+    return out
+
+
 def add_to(app: typer.Typer) -> None:
     example = "Example: kdscale submit ray configs/quickstart.yaml --address http://head:8265 --out /shared/runs/quick"
-    app.command(cls=PassingOn, epilog=f"{example} -- teachers.count=10")(ray)
+    app.command(cls=PassingOn, context_settings={"allow_extra_args": True}, epilog=f"{example} -- teachers.count=10")(
+        ray
+    )
     example = "Example: kdscale submit kuberay configs/quickstart.yaml --image me/kdscale --claim runs --dry-run"
-    app.command(cls=PassingOn, epilog=f"{example} | kubectl apply -f -")(kuberay)
+    app.command(cls=PassingOn, context_settings={"allow_extra_args": True}, epilog=f"{example} | kubectl apply -f -")(
+        kuberay
+    )

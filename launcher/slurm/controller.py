@@ -15,6 +15,7 @@ LIVE = {
 }
 """States of a job that will run, runs, or still cleans up."""
 _UNREACHABLE = ("unable to contact", "connection refused", "connection timed out", "socket timed out")
+_NO_CLUSTER = ("could not establish a configuration source", "unable to process configuration file", "slurm.conf")
 _FIELDS = "%i|%T|%N|%M|%l|%r"
 
 
@@ -110,6 +111,10 @@ def _absent(command: str) -> UserError:
 
 def _refused(said: str) -> UserError | RunFailure:
     low = said.lower()
+    if any(sign in low for sign in _NO_CLUSTER):
+        return UserError(
+            f"this machine belongs to no Slurm cluster ({_first(said)}); submit on a login node, or see the script with --dry-run"
+        )
     if any(sign in low for sign in _UNREACHABLE):
         return RunFailure(f"Slurm's controller does not answer ({_first(said)}); try again, or ask its administrators")
     if "partition" in low and (partitions := _partitions()):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
+ROOT = Path(__file__).parents[2]
 VERBS = ["run", "study", "data", "teachers", "logits", "student", "evaluate", "report", "status", "logs", "cancel"]
 HEAVY = ["torch", "ray", "deepspeed", "wandb", "pyarrow", "sklearn", "matplotlib", "webdataset", "pydantic", "numpy"]
 
 
 def kdscale(*arguments: str, cwd: Path | None = None, debug: bool = False) -> subprocess.CompletedProcess[str]:
     program = "from launcher.cli import main; main()"
-    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "120", **({"KDSCALE_DEBUG": "1"} if debug else {})}
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    environment.update({"KDSCALE_DEBUG": "1"} if debug else {})
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=cwd,
@@ -53,10 +55,32 @@ def test_a_mistake_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
     assert "Traceback" in kdscale("run", "none.yaml", cwd=tmp_path, debug=True).stderr
 
 
-def test_unknown_verbs_and_missing_arguments_exit_2() -> None:
-    assert kdscale("distil").returncode == 2
-    assert kdscale("run").returncode == 2
-    assert "Traceback" not in kdscale("run").stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("distil",), "No such command 'distil'"),
+        (("runn",), "Did you mean 'run'?"),
+        (("run",), "Missing argument 'RECIPE'; see "),
+        (("run", "a.yaml", "--outt", "x"), "No such option: --outt"),
+        (("study", "list", "--seeds", "0"), "Invalid value for '--seeds'"),
+        (("submit", "slurm", "a.yaml", "--stage", "nope"), "'nope' is not one of 'run', 'data'"),
+        (("submit", "ray", "a.yaml"), "Missing option '--address'"),
+    ],
+)
+def test_words_that_no_verb_takes_are_a_sentence_too(words: tuple[str, ...], said: str) -> None:
+    done = kdscale(*words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kdscale: ")
+    assert said in line
+    assert "Value error" not in line
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("logits",), ("wandb",), ("submit",)])
+def test_a_group_alone_shows_its_help(group: tuple[str, ...]) -> None:
+    done = kdscale(*group)
+    assert done.returncode == 2
+    assert "Commands:" in done.stdout + done.stderr
 
 
 def test_version() -> None:
@@ -77,7 +101,7 @@ def test_importing_by_itself(tmp_path: Path) -> None:
     for arguments, sentence in (
         (["--from", "digitz", "-", "x"], "digits"),
         (["--from", "idx", "/nowhere", "x"], "/nowhere"),
-        (["--from", "digits", "-", "x", "shards_size=3"], "shards_size"),
+        (["--from", "digits", "-", "x", "shards_size=3"], "unknown field shards_size; did you mean shard_size?"),
         (["--from", "digits", "-", "x", "shard_size"], "not of the form field=value"),
     ):
         refused = kdscale("data", "import", *arguments, cwd=tmp_path)
@@ -121,10 +145,40 @@ def test_a_misspelt_fusion_rule_is_found_before_anything_runs(tmp_path: Path) ->
     assert not (tmp_path / "runs").exists()
 
 
-def test_status_of_what_is_no_run(tmp_path: Path) -> None:
-    done = kdscale("status", str(tmp_path))
+TINY = {"name": "a", "teachers": {"model": "mlp"}, "student": {"model": "mlp"}}
+NEEDS_A_RUN = [
+    *(("status",), ("logs",), ("cancel",), ("export",), ("compare", "elsewhere"), ("wandb", "sync")),
+    *(("logits", verb) for verb in ("info", "fsck", "fuse", "prune")),
+]
+
+
+@pytest.mark.parametrize("verb", NEEDS_A_RUN, ids=" ".join)
+def test_what_is_no_run_is_called_so(verb: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "missing"):
+        done = kdscale(*verb, folder, cwd=tmp_path)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "not a run directory (it has no recipe.yaml); give one, such as runs/quickstart" in line
+
+
+@pytest.mark.parametrize("verb", ["logs", "cancel"])
+def test_a_run_without_jobs_has_none_to_look_at(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
+    done = kdscale(verb, str(tmp_path))
     assert done.returncode == 2
-    assert "not a run directory" in done.stderr
+    assert "no job of a cluster has worked on this run" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_store_is_found_by_the_recipe_too_and_exported_as_parquet_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        yaml.safe_dump({"name": "a", "teachers": {"model": "mlp"}, "student": {"model": "mlp"}})
+    )
+    assert kdscale("logits", "info", "a.yaml", cwd=tmp_path).stderr.startswith("kdscale: runs/a: not a run directory")
+    done = kdscale("logits", "export", "runs/a", "out.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "kdscale: out.csv: the logits are written as Parquet alone; name the file out.parquet\n"
 
 
 def test_a_run_directory_of_another_recipe(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -57,14 +59,23 @@ def test_only_the_recipe_and_the_modules_it_needs_travel(tmp_path: Path) -> None
     place = write_recipe(beside, {"student": {"model": "nets:small"}, "data": {"source": "folder", "path": "pictures"}})
     sent.mkdir()
     recipe = recipes.load(str(place.folder / "tiny.yaml"), [])
-    assert parcel.pack(sent, recipe, beside) == ["deeper.py", "helper", "nets.py"]
+    assert parcel.pack(sent, recipe, beside) == (["deeper.py", "helper", "nets.py"], [])
     assert files(sent) == ["deeper.py", "helper/__init__.py", "helper/sizes.py", "nets.py", "recipe.yaml"]
     assert yaml.safe_load((sent / "recipe.yaml").read_text())["data"]["path"] == str(Path("pictures").absolute())
 
 
 def test_without_own_code_only_the_recipe_travels(tmp_path: Path) -> None:
-    assert parcel.pack(tmp_path, recipes.load(QUICK, []), ROOT) == []
+    assert parcel.pack(tmp_path, recipes.load(QUICK, []), ROOT) == ([], [])
     assert files(tmp_path) == ["recipe.yaml"]
+
+
+def test_a_module_that_is_not_here_is_said_to_be_expected_there(tmp_path: Path) -> None:
+    own = ("--dry-run", "--working-dir", str(tmp_path), "--", "student.model=nets:small")
+    done = kdscale("submit", "ray", QUICK, "--address", "http://h:8265", "--out", str(tmp_path / "r"), *own)
+    assert f"  expects nets on the nodes: it is not in {tmp_path}\n" in done.stdout
+    done = kdscale("submit", "kuberay", QUICK, "--image", "i", "--claim", "c", *own)
+    assert done.stderr == f"expected in the image: nets, not in {tmp_path}\n"
+    assert len(list(yaml.safe_load_all(done.stdout))) == 2
 
 
 def test_the_shell_is_replaced_and_paths_are_quoted() -> None:
@@ -91,6 +102,8 @@ def test_what_a_job_needs_installed_is_asked_of_ray() -> None:
         (("--address", "http://h:8265", "--out", "ftp://host/run"), "a folder that all nodes share"),
         (("--address", "http://h:8265", "--", "cluster.address=h:6379"), "add -- cluster.address=null"),
         (("--address", "http://h:8265", "--", "teachers.cuont=1"), "cuont"),
+        (("--address", "http://h:8265", "teachers.count=1"), "come last, after --"),
+        (("--address", "http://h:8265", "--working-dir", "/no/such"), "--working-dir /no/such: is no directory"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -101,6 +114,23 @@ def test_mistakes_are_found_before_anything_is_sent(words: tuple[str, ...], said
     assert said in line
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").glob("jobs/ray-*"))
+
+
+class Lost(BaseHTTPRequestHandler):
+    """A web server that has nothing of Ray."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+
+def test_a_server_that_is_no_ray_is_called_so(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lost) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{other.server_port}"
+        done = kdscale("submit", "ray", QUICK, "--address", address, "--out", str(tmp_path / "run"))
+        other.shutdown()
+    assert done.returncode == 2, done.stderr
+    assert f"--address {address}: something else than Ray's dashboard answers there" in done.stderr
 
 
 def test_a_dry_run_says_what_would_be_sent(tmp_path: Path) -> None:
@@ -254,12 +284,25 @@ def test_a_manifest_is_a_ray_job(workers: str, tmp_path: Path) -> None:
         (("--dry-run", "--memory-per-worker", "lots"), "is no quantity of Kubernetes"),
         (("--dry-run", "--workers", "-1"), "are 0 or more"),
         (("--dry-run", "--mount", "shared"), "is no absolute path"),
+        (("--dry-run", "--claim", "My Runs"), "--claim My Runs: is no name of Kubernetes"),
+        (("--dry-run", "--namespace", "Team"), "--namespace Team: is no name of Kubernetes"),
+        (("--dry-run", "--image", "me/kd scale"), "is no name of an image"),
+        (("--dry-run", "--out", "/home/me/run"), "give a path below /shared"),
+        (("--dry-run", "--out", "/shared/../run"), "give a path below /shared"),
+        (("--dry-run", "--out", "runs/mine"), "give a path below /shared"),
+        (("--dry-run", "teachers.count=1"), "come last, after --"),
     ],
 )
 def test_what_kubernetes_would_not_take_is_a_sentence(words: tuple[str, ...], said: str) -> None:
     done = kdscale("submit", "kuberay", QUICK, "--image", "i", "--claim", "c", *words)
     assert done.returncode == 2
     assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_in_a_bucket_lies_beside_the_claim() -> None:
+    words = ("--image", "i", "--claim", "c", "--dry-run", "--out", "s3://bucket/runs/mine")
+    assert "--out s3://bucket/runs/mine" in kdscale("submit", "kuberay", QUICK, *words).stdout
 
 
 def test_names_are_made_for_kubernetes() -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kdscale.errors import UserError
 from launcher.slurm import ready
@@ -240,6 +241,11 @@ def test_what_sbatch_refuses_is_a_sentence(site: Site) -> None:
     assert "--partition takes main, gpu" in said
     site.command("sbatch", "echo \"sbatch: unrecognized option '--quos=high'\" >&2; exit 1")
     assert "unrecognized option '--quos=high'" in site.refused("submit", "slurm", QUICK, "--quos=high")
+    lost = "sbatch: fatal: Could not establish a configuration source"
+    site.command(
+        "sbatch", f"echo 'sbatch: error: resolve_ctls_from_dns_srv: Unknown host' >&2; echo '{lost}' >&2; exit 1"
+    )
+    assert "this machine belongs to no Slurm cluster" in site.refused("submit", "slurm", QUICK)
     site.command("sbatch", "echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
     done = site.kdscale("submit", "slurm", QUICK)
     assert done.returncode == 1
@@ -311,5 +317,8 @@ def test_cancelling_saves_first(site: Site) -> None:
 
 def test_a_run_without_jobs_has_none_to_look_after(site: Site) -> None:
     (site.folder / "runs").mkdir()
-    assert "no job has worked on this run" in site.refused("logs", "runs")
-    assert "no job has worked on this run" in site.refused("cancel", "runs")
+    assert "runs: not a run directory" in site.refused("logs", "runs")
+    tree = {"name": "a", "teachers": {"model": "mlp"}, "student": {"model": "mlp"}}
+    (site.folder / "runs" / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    assert "no job of a cluster has worked on this run" in site.refused("logs", "runs")
+    assert "no job of a cluster has worked on this run" in site.refused("cancel", "runs")

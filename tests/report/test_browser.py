@@ -58,6 +58,24 @@ def test_nothing_overflows_and_nothing_is_asked(opened, pages, tmp_path, name: s
     assert seen.cut == []
 
 
+def test_a_telephone_shows_what_was_measured_beside_a_long_label(opened, tmp_path) -> None:
+    from kdscale.report import study
+    from kdscale.studies.findings import Claim, Findings, Row
+
+    label = "labels, same features, tangent, width 3, at a temperature of 20"
+    found = Findings([Row(label, [74.0, 80.0], 74, "%")], [Claim(label, [3.0, 1.0])])
+    about = {"study": "a-study", "claim": "it helps", "source": "A paper", "quick": True, "seeds": 2, "seconds": 3.0}
+    machine = {"kdscale": "0", "python": "3", "system": "x"}
+    page = study.render(tmp_path, {**about, **found.as_json(), "recipe": {}, "varied": {}, "machine": machine})
+    tab = opened.new_page(viewport={"width": 390, "height": 900})
+    tab.goto(page.as_uri())
+    ends = tab.evaluate(
+        "[...document.querySelectorAll('tbody td:nth-child(2)')].map(e => e.getBoundingClientRect().right)"
+    )
+    assert len(ends) == 2
+    assert max(ends) <= 390
+
+
 def test_dark_is_dark_and_paper_is_white(opened, pages, tmp_path) -> None:
     def shades(text: str) -> float:
         return sum(map(int, re.findall(r"\d+", text)[:3])) / 3

@@ -84,7 +84,7 @@ def test_the_store_and_its_fidelity_are_there(results, run):
     for words in (
         "topk, k 16",
         "3 MB, 125.0 bytes a row",
-        "24,000: 3 members",
+        "24,000: 3 members, 8 shards, 1 view<",
         "0.00321",
         "99.60%",
         "+0.10 %",

@@ -190,7 +190,8 @@ def test_a_file_that_no_dashboard_can_be_made_of_is_refused(tmp_path: Path, dama
     tree = yaml.safe_load(names.FILE.read_text())
     tree["dashboard"]["sections"][0]["panels"][0]["lines"] = ["teacher/lots"]
     path.write_text({"panel": yaml.safe_dump(tree), "yaml": "a: [", "shape": "metrics: {}"}[damage])
-    with pytest.raises(UserError, match="which nobody logs" if damage == "panel" else "cannot be read"):
+    said = {"panel": "which nobody logs", "yaml": "cannot be read", "shape": "is no list of metrics"}[damage]
+    with pytest.raises(UserError, match=said):
         dashboard.read(path)
 
 

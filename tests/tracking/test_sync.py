@@ -239,6 +239,21 @@ def test_the_dashboard_is_created_and_then_replaced(server: FakeWandb, tmp_path:
     assert server.state.unknown == []
 
 
+def test_a_server_that_is_not_there_is_found_out_at_once(clean: None, tmp_path: Path) -> None:
+    tree = {"name": "a", "teachers": {"model": "mlp"}, "student": {"model": "mlp"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**tree, "tracking": {"wandb": {"mode": "offline"}}}))
+    done = subprocess.run(
+        [*KDSCALE, "wandb", "sync", str(tmp_path), "--base-url", NOWHERE],
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"kdscale: no W&B answers at {NOWHERE} (Connection refused); what was logged is kept")
+
+
 @pytest.mark.soak
 def test_a_dashboard_without_a_server_is_a_sentence(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", NOWHERE)
@@ -249,6 +264,17 @@ def test_a_dashboard_without_a_server_is_a_sentence(clean: None, monkeypatch: py
     )
     assert done.returncode == 1
     assert "W&B does not take the dashboard of me/kdscale" in done.stderr.splitlines()[-1]
+
+
+def test_a_dashboard_without_a_key_is_the_users_to_mend(
+    clean: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in ((), ("--entity", "me")):
+        done = subprocess.run([*KDSCALE, "wandb", "dashboard", *words], text=True, capture_output=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("kdscale: there is no key for W&B; set WANDB_API_KEY")
 
 
 def test_dashboards_need_no_server_to_be_checked() -> None:
