@@ -39,7 +39,7 @@ def bring(
             print(f"{folder} set aside as {runs.set_aside(folder)}", file=sys.stderr)
     runs.check(folder, recipe)
     with runs.only_driver(folder), bars() as shown:
-        opened, changes = runs.open_run(folder.resolve(), recipe)
+        opened, changes = runs.open_run(folder.resolve(), recipe, tentative=True)
         if changes:
             shown.say(f"the recipe differs from the last one run here: {'; '.join(changes)}")
         if remark := data.changed_source(opened):

@@ -444,6 +444,6 @@ def _plan(run: Any, folder: Path, changes: list[str], last: str, as_json: bool) 
             if step.seconds >= 1
             else "at once"
         )
-        print(f"  {step.stage:<10}run {step.run:>4}  reuse {step.reuse:>4}  {step.unit:<22}{about}".rstrip())
+        print(f"  {step.stage:<12}run {step.run:>4}  reuse {step.reuse:>4}  {step.unit:<22}{about}".rstrip())
     if made.store_bytes is not None:
         print(f"  logit store: about {made.store_bytes / 1e6:.1f} MB")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kdscale.errors import UserError
 from launcher.options import Json, Overrides
 
 
@@ -32,11 +33,14 @@ def study(
         return
     known = catalogue.named(name)
     from kdscale.report import study as report
-    from kdscale.studies.lab import Lab
+    from kdscale.studies.lab import MEASURED, Lab
 
     folder = out or Path("runs/studies") / (f"{name}-quick" if quick else name)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MEASURED).is_dir():
+        raise UserError(f"{folder}: not the directory of a study and not empty; take another --out")
     with _one_connection() as bring:
         lab = Lab(known, folder, bring, quick, seeds, overrides or (), lambda text: print(text, file=sys.stderr))
+        (folder / MEASURED).mkdir(parents=True, exist_ok=True)
         concluded = lab.conclude(known.module.measure(lab))
     page = report.render(folder, concluded)
     if as_json:

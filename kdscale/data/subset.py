@@ -35,6 +35,14 @@ class Subset:
         return Rows(rows.shard, np.concatenate(self.rows)[starts[rows.shard] + rows.row], rows.epoch)
 
 
+def check_classes(asked: Sequence[str], known: Sequence[str], field: str) -> None:
+    """Refuse a class that the dataset has not."""
+    for name in asked:
+        if name not in known:
+            more = ", ..." if len(known) > 20 else ""
+            raise UserError(f"{field}: there is no class {name}; there are {', '.join(known[:20])}{more}")
+
+
 def select(dataset: Dataset, share: float, classes: Sequence[str] | None, seed: int) -> Subset | None:
     """A share of the samples of some classes, a function of the dataset and the seed; None for all samples of all classes.
 
@@ -48,9 +56,7 @@ def select(dataset: Dataset, share: float, classes: Sequence[str] | None, seed: 
     rows = [np.arange(size) for size in dataset.sizes]
     if classes is not None:
         known = dataset.manifest.classes
-        for name in classes:
-            if name not in known:
-                raise UserError(f"classes: there is no class {name}; there are {', '.join(known[:20])}")
+        check_classes(classes, known, "classes")
         wanted = np.isin(known, list(classes))
         rows = [np.flatnonzero(wanted[dataset.labels(number)]) for number in range(len(rows))]
     counts = [len(each) for each in rows]

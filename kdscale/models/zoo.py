@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kdscale.errors import UserError
+from kdscale.errors import UserError, in_a_line
 from kdscale.models.average import average
 from kdscale.models.convnet import convnet
 from kdscale.models.mixture import mixture
@@ -70,6 +70,28 @@ def build(spec: ModelSpec, shape: tuple[int, ...], classes: int, seed: int) -> n
     if not isinstance(model, nn.Module):
         raise UserError(f"model {spec.name}: the factory returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def check(model: nn.Module, spec: ModelSpec, shape: tuple[int, ...], classes: int) -> None:
+    """Ask a network about one sample of zeros.
+
+    Raises:
+        UserError: it does not take samples of that shape, or does not give a logit for each class.
+    """
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            given = model(torch.zeros(1, *shape))
+    except Exception as error:
+        raise UserError(
+            f"model {spec.name}: does not take a sample of shape {shape} ({type(error).__name__}: {in_a_line(error)}); "
+            "mend its options or its forward"
+        ) from error
+    seen = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+    if seen != (1, classes):
+        raise UserError(
+            f"model {spec.name}: gives {seen} for one sample and {classes} classes, not (1, {classes}); mend its last layer"
+        )
 
 
 def parameters(model: nn.Module) -> int:

@@ -82,6 +82,12 @@ class Run:
         self.folder, self.recipe = folder, recipe
         self.accounts = Accounts(folder)
 
+    def keep_recipe(self) -> None:
+        """From here on the directory is of this recipe."""
+        text, path = self.recipe.dump(), self.folder / RECIPE
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
     @property
     def dataset(self) -> Path:
         return self.folder / "data"
@@ -139,8 +145,11 @@ class Run:
         return Owner(stop_file(self.folder).exists, book)
 
 
-def open_run(folder: Path, recipe: Recipe) -> tuple[Run, list[str]]:
+def open_run(folder: Path, recipe: Recipe, tentative: bool = False) -> tuple[Run, list[str]]:
     """Make or re-open a run directory.
+
+    Args:
+        tentative: leave the recipe that is there until `Run.keep_recipe` is called, since this one may still be refused.
 
     Returns:
         The run, and in what the recipe differs from the one that was run there before.
@@ -150,8 +159,10 @@ def open_run(folder: Path, recipe: Recipe) -> tuple[Run, list[str]]:
     """
     changes = check(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECIPE, recipe.dump())
-    return Run(folder, recipe), changes
+    run = Run(folder, recipe)
+    if not tentative or not (folder / RECIPE).exists():
+        run.keep_recipe()
+    return run, changes
 
 
 def set_aside(folder: Path) -> Path:

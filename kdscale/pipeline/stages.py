@@ -21,6 +21,7 @@ from kdscale.pipeline import (
     teachers,
 )
 from kdscale.pipeline.run import Run
+from kdscale.recipe import Recipe
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
 
@@ -75,6 +76,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
                     stack.enter_context(connect())
                 preflight(run)
                 connected = True
+            run.keep_recipe()
             start = time.monotonic()
             with booked(run), run.accounts.timed(stage, identity(run, stage)) as stretch:
                 if stage == "teachers" and last != "teachers":
@@ -84,6 +86,7 @@ def advance(run: Run, last: str, connect: Callable[[], AbstractContextManager[No
             if stretch.other:
                 run.accounts.spend("logits", identity(run, "logits"), stretch.other)
             bars.say(f"{stage}: done in {time.monotonic() - start:.1f} s")
+    run.keep_recipe()
     lineage.publish(run)
 
 
@@ -128,14 +131,16 @@ def preflight(run: Run) -> None:
     """Find what would stop a later stage before an earlier one spends its time.
 
     Raises:
-        UserError: a store of another dataset, too little room for it, a model that cannot be built or packed, a DeepSpeed JSON that contradicts the
-            recipe, too small a cluster.
+        UserError: a store of another dataset, too little room for it, classes that are not there, a model that cannot be built, called or packed,
+            a DeepSpeed JSON that contradicts the recipe, too small a cluster.
     """
     from kdscale import cluster
-    from kdscale.models import zoo
+    from kdscale.data import subset
     from kdscale.training.deepspeed_config import merged_config
 
     logits.check_room(run)
+    for name, settings in (("teachers", run.recipe.teachers), ("student", run.recipe.student)):
+        subset.check_classes(settings.classes or [], run.manifest.classes, f"{name}.classes")
     if run.recipe.student.keep == "best" and not run.manifest.splits.get("validation"):
         raise UserError(
             "student.keep: best is found on the validation split, and there is none; set data.validation above 0"
@@ -146,15 +151,27 @@ def preflight(run: Run) -> None:
     ranks = placed.teachers.workers if placed.teachers.grouped else 1
     if placed.teachers.grouped:
         merged_config(placed.teachers, "cuda" if teacher.gpus else "cpu")
-    jointly = [joint.model(recipe)] if recipe.joint.networks else []
-    for spec in (recipe.teachers.model, recipe.student.model, student.trained_model(recipe), *jointly):
-        zoo.build(spec, run.manifest.sample.shape, len(run.manifest.classes), 0)
+    _check_models(run, recipe, calls=not (needs.gpus or teacher.gpus))
     cluster.check_fits("a teacher", teacher, ranks)
     packs.check(run, teacher.gpus)
     cluster.check_fits("the student", needs, recipe.student.workers)
     together, whole = needs * recipe.student.workers + teacher * ranks, cluster.capacity()
     if recipe.student.quorum is not None and teachers.missing(run) and not together.fits(whole):
         raise student.no_room_beside(f"{whole.cpus} CPUs and {whole.gpus:g} GPUs")
+
+
+def _check_models(run: Run, recipe: Recipe, calls: bool) -> None:
+    """Build every network; `calls`: and ask it about a sample, unless it may need a GPU that the driver has not."""
+    from kdscale.models import zoo
+
+    shape, classes = run.manifest.sample.shape, len(run.manifest.classes)
+    jointly = [joint.model(recipe)] if recipe.joint.networks else []
+    for spec in (student.trained_model(recipe), *jointly):
+        zoo.build(spec, shape, classes, 0)
+    for spec in (recipe.teachers.model, recipe.student.model):
+        network = zoo.build(spec, shape, classes, 0)
+        if calls:
+            zoo.check(network, spec, shape, classes)
 
 
 def identity(run: Run, stage: str) -> str:

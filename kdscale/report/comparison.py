@@ -1,7 +1,7 @@
 """Several runs side by side: what their models are worth and cost, and in what their recipes differ."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,11 @@ def read(runs: Sequence[Path]) -> Compared:
         raise UserError("kdscale compare: give two runs or more, such as runs/quickstart runs/t8")
     results = [read_results(run / "results.json") for run in runs]
     names = _names(runs)
-    notes = []
+    notes, models = [], _models(results)
     if len({one.dataset.fingerprint for one in results}) > 1:
         notes.append("The runs were measured on different datasets, so their numbers do not compare.")
-    return Compared(names, results, [*_models(results), *_costs(results)], _differences(results), notes)
+        models = [replace(line, best=[False] * len(runs)) for line in models]
+    return Compared(names, results, [*models, *_costs(results)], _differences(results), notes)
 
 
 def tables(compared: Compared) -> list[Table]:

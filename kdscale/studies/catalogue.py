@@ -145,6 +145,6 @@ def named(name: str) -> Study:
     known = {study.name: study for study in STUDIES}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "kdscale study list shows them"
     raise UserError(f"kdscale study: there is no study {name}; {hint}")

@@ -22,6 +22,7 @@ from kdscale.recipe import Recipe
 from kdscale.studies.catalogue import Study
 from kdscale.studies.findings import Findings, figures
 
+MEASURED = "measured"
 DIGITS = (
     *("data.source=digits", "data.path=null", "data.options={}", "data.validation=0.1", "data.test=0.3"),
     *("data.shard_size=128", "teachers.views={}"),
@@ -106,7 +107,7 @@ class Lab:
         self.used[label] = recipe
         tree = recipe.model_dump(mode="json")
         mark = digest([tree, measure.__module__, measure.__qualname__, list(given), last, __version__])
-        path = self.folder / "measured" / f"{label}.json"
+        path = self.folder / MEASURED / f"{label}.json"
         kept = read_json(path)
         if kept is not None and kept["mark"] == mark:
             return kept["value"]
@@ -118,7 +119,7 @@ class Lab:
 
     def seconds(self) -> float:
         """What the measured runs took, over all commands that worked on them."""
-        kept = (read_json(self.folder / "measured" / f"{label}.json") for label in self.used)
+        kept = (read_json(self.folder / MEASURED / f"{label}.json") for label in self.used)
         return float(sum(one["seconds"] for one in kept if one is not None))
 
     def conclude(self, found: Findings) -> dict[str, Any]:

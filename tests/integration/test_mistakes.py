@@ -63,14 +63,17 @@ CONTRADICTIONS = {
     "student.deepspeed={fp16: {enabled: true}}": "fp16 does not work on this CPU",
     "student.model={name: mlp, widths: [3]}": "its options are hidden",
     "teachers.cpus=64": "needs 64 CPUs",
+    "student.classes=[0, 99]": "student.classes: there is no class 99; there are 0, 1, 2",
 }
 
 
 def test_contradictions_are_found_before_anything_is_trained(copy) -> None:
+    before = (copy.run / "recipe.yaml").read_text()
     for override, message in CONTRADICTIONS.items():
         more = ["teachers.count=4"] if "cpus" in override else []
         _, err = copy.kdscale("run", "tiny.yaml", override, *more, code=2)
         assert message in sentence(err)
+    assert (copy.run / "recipe.yaml").read_text() == before
     _, err = copy.kdscale("run", "tiny.yaml")
     assert "student: done before" in err
 

@@ -67,6 +67,8 @@ def test_mistakes_are_a_sentence(place) -> None:
     assert sentence(err) == "kdscale: kdscale study: there is no study mysteries-nkt; did you mean mysteries-ntk?"
     _, err = made.kdscale("study", "mysteries-ntk", "teachers.epoch=3", code=2)
     assert "unknown field teachers.epoch; did you mean epochs?" in sentence(err)
+    _, err = made.kdscale("study", "mysteries-ntk", "--out", ".", code=2)
+    assert "not the directory of a study and not empty" in sentence(err)
     out, _ = made.kdscale("study", "list")
     assert "mysteries-ntk" in out
     out, _ = made.kdscale("study", "list", "--json")

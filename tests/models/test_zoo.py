@@ -79,6 +79,30 @@ def test_images_are_needed_for_convolutions() -> None:
         zoo.build(spec("convnet"), (12,), 4, 0)
 
 
+class Narrow(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(5, 4)), r"sample of shape \(1, 4, 4\) \(RuntimeError"),
+        (Narrow(), r"gives \(1, 3\) for one sample and 4 classes, not \(1, 4\)"),
+    ],
+)
+def test_a_network_that_cannot_be_called_is_found_by_calling_it(network: torch.nn.Module, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        zoo.check(network, spec("own:net"), (1, 4, 4), 4)
+
+
+def test_one_that_can_is_left_as_it_was() -> None:
+    net = zoo.build(spec("resnet", depth=8), (1, 8, 8), 4, 0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    zoo.check(net, spec("resnet"), (1, 8, 8), 4)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_a_factory_beside_the_recipe_is_found(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "my_nets.py").write_text(
         "from math import prod\nfrom torch import nn\n"

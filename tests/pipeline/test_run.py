@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdscale.errors import UserError
-from kdscale.pipeline.run import Run, check, only_driver, open_run, set_aside
+from kdscale.pipeline.run import Run, check, load_recipe, only_driver, open_run, set_aside
 from kdscale.recipe import Recipe
 
 
@@ -86,6 +86,16 @@ def test_a_mistake_can_be_mended_in_the_same_directory_while_nothing_is_made(tmp
     open_run(tmp_path / "r", recipe(data__path="/right", teachers__lr=1e-4, teachers__model="convnet"))
     with pytest.raises(UserError, match=r"data\.path"):
         open_run(tmp_path / "r", recipe(data__path="/other", teachers__model="convnet"))
+
+
+def test_a_recipe_that_may_be_refused_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    open_run(tmp_path / "r", recipe(), tentative=True)
+    first = load_recipe(tmp_path / "r")  # a new directory has one at once
+    run, changes = open_run(tmp_path / "r", recipe(evaluate__bins=10), tentative=True)
+    assert changes
+    assert load_recipe(tmp_path / "r") == first
+    run.keep_recipe()
+    assert load_recipe(tmp_path / "r").evaluate.bins == 10
 
 
 def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
