@@ -1,4 +1,4 @@
-"""A study's findings: tables for the terminal, and STUDY/index.html with figures like the paper's.
+"""A study's findings: tables for the terminal and as Markdown, and STUDY/index.html with figures like the paper's.
 
 Reads what `kdscale.studies.lab` concludes and nothing else, so that a page can be drawn again from results.json alone.
 """
@@ -18,7 +18,7 @@ from kdscale.report.page import Picture
 from kdscale.report.svg import CONTROL, ENSEMBLE, JOINT, MUTED, STUDENT, TEACHER, WRONG, drawing, figure, inline
 from kdscale.report.table import NOTHING
 
-PAGE = "index.html"
+PAGE, TABLES = "index.html", "tables.md"
 COLOURS = (ENSEMBLE, STUDENT, TEACHER, JOINT, CONTROL, WRONG, MUTED)
 MOST_DOTS = 24
 """Rows of one unit that are drawn as dots; longer tables are for their lines."""
@@ -39,7 +39,7 @@ def tables(study: Mapping[str, Any]) -> list[Table]:
 
 
 def render(folder: Path, study: Mapping[str, Any]) -> Path:
-    """Write the study's page, one file that needs no server and no network, and return its path."""
+    """Write the study's page, one file that needs no server and no network, and return its path; beside it the tables alone."""
     page = filled(
         "study.html.j2",
         study=study,
@@ -49,8 +49,39 @@ def render(folder: Path, study: Mapping[str, Any]) -> Path:
         panels=study["pictures"],
         recipe=yaml.safe_dump(study["recipe"], sort_keys=False, allow_unicode=True, width=100),
     )
+    write_text(folder / TABLES, markdown(study))
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def markdown(study: Mapping[str, Any]) -> str:
+    """The tables as Markdown, to paste; the unit stands with the number unless it is %."""
+    numbers = [
+        [
+            row["what"],
+            f"{row['ours']} {row['unit']}".removesuffix(" %"),
+            row["seeds"],
+            row["paper"].replace(NOTHING, ""),
+        ]
+        for row in _rows(study)
+    ]
+    claims = [
+        [
+            claim["what"],
+            claim["margin"],
+            claim["bound"],
+            claim["seeds"],
+            "holds" if claim["holds"] else "**does not hold**",
+        ]
+        for claim in _claims(study)
+    ]
+    found = _pipes(["measured", "here", "seeds", "the paper"], numbers)
+    return f"{found}\n{_pipes(['claim', 'margin', 'needed', 'seeds', 'here'], claims)}" if claims else found
+
+
+def _pipes(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def lines(drawn: Mapping[str, Any], name: str) -> Picture:

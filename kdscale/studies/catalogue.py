@@ -54,7 +54,7 @@ STUDIES: tuple[Study, ...] = (
         "with 3% of the data soft targets need no early stopping and beat labels by far",
         f"{HINTON}, section 6",
         "2 min",
-        "10 min",
+        "15 min",
     ),
     Study(
         "hinton-speech",
@@ -68,14 +68,14 @@ STUDIES: tuple[Study, ...] = (
         "specialists for confusable classes help a generalist, most where most of them cover a class",
         f"{HINTON}, section 5",
         "2 min",
-        "10 min",
+        "5 min",
     ),
     Study(
         "mysteries-ensemble",
         "seeds alone make an ensemble gain far more than their spread; training the average jointly gives none of it",
         f"{MYSTERIES}, section 1",
         "2 min",
-        "20 min",
+        "5 min",
     ),
     Study(
         "mysteries-self-distillation",
@@ -89,14 +89,14 @@ STUDIES: tuple[Study, ...] = (
         "on Gaussian inputs, whatever the target function, an ensemble gains far less than on structured data",
         f"{MYSTERIES}, section 1",
         "2 min",
-        "10 min",
+        "5 min",
     ),
     Study(
         "mysteries-ntk",
         "an ensemble of tangent kernels gains, one of them cannot be taught it, training the average gains all",
         f"{MYSTERIES}, section 1",
         "2 min",
-        "15 min",
+        "5 min",
     ),
     Study(
         "mysteries-multiview",
@@ -110,7 +110,7 @@ STUDIES: tuple[Study, ...] = (
         "channels of an intermediate layer respond to parts of a class, other ones in another seed: a page to look at",
         f"{MYSTERIES}, figure 5",
         "1 min",
-        "10 min",
+        "5 min",
     ),
     Study(
         "multi-teacher",
@@ -131,7 +131,7 @@ STUDIES: tuple[Study, ...] = (
         "corrosion and smoke, split by airframe and camera: recall at a fixed rate of false alarms",
         f"{ZUCHNIAK}, applications",
         "2 min",
-        "10 min",
+        "20 min",
     ),
 )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kdscale.report.study import render, tables
+from kdscale.report.study import markdown, render, tables
 from kdscale.studies.findings import Claim, Findings, Lines, Row
 
 
@@ -36,6 +36,23 @@ def test_numbers_stand_beside_the_papers_and_claims_are_told() -> None:
     assert "fewer errors 2.00 ± 1.41 > 0 2 holds" in text
     assert "twice as good -1.00 > 0.5 1 does not hold" in text
     assert text.endswith("Of digits.")
+
+
+def test_tables_can_be_pasted(tmp_path: Path) -> None:
+    text = markdown(study([Claim("fewer | errors", [3.0, 1.0]), Claim("twice as good", [-1.0], 0.5)]))
+    assert text.splitlines() == [
+        "| measured | here | seeds | the paper |",
+        "| --- | --- | --- | --- |",
+        "| student <b> | 77.00 ± 4.24 errors | 2 | 74 |",
+        "",
+        "| claim | margin | needed | seeds | here |",
+        "| --- | --- | --- | --- | --- |",
+        "| fewer \\| errors | 2.00 ± 1.41 | > 0 | 2 | holds |",
+        "| twice as good | -1.00 | > 0.5 | 1 | **does not hold** |",
+    ]
+    assert "claim" not in markdown(study([]))
+    render(tmp_path, study([]))
+    assert (tmp_path / "tables.md").read_text() == markdown(study([]))
 
 
 def test_a_study_without_claims_is_a_table_alone() -> None:
