@@ -39,7 +39,7 @@ def lines(seen: dict[str, Any]) -> list[str]:
     found = [f"{seen['run']} ({seen['name']})"]
     for stage, count in seen["stages"].items():
         spent = f"  {seen['seconds'][stage]:.1f} s" if stage in seen["seconds"] else ""
-        found.append(f"  {stage:<12}{count['done']:>5} of {count['total']}{spent}")
+        found.append(f"  {stage:<11}{count['done']:>4} of {count['total']}{spent}")
     found += [f"  {job['job']:<18}{job['state']:<9}{progress(job)}".rstrip() for job in seen["jobs"]]
     return found + jobs.lines(seen)
 

@@ -1,6 +1,9 @@
 """The Ray Job API against a real Ray of two nodes: submit, follow, stop, submit again and go on."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,8 @@ from kdscale.logits.places import Bucket
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray_job")]
 
+NEEDED = "inflection"
+"""A small package that nothing here needs."""
 NETS = """
 from math import prod
 from torch import nn
@@ -92,6 +97,22 @@ def test_a_job_is_followed_stopped_and_goes_on_when_it_is_submitted_again(cluste
     assert f"job {second['job']} succeeded" in listed
     kept = run / "jobs" / f"ray-{second['job']}"
     assert "teachers: done in" in (kept / "log").read_text(), "read again when the cluster is gone"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("option", ["--pip", "--uv"])
+def test_requirements_are_installed_for_the_job_alone(
+    cluster: RayCluster, place: Place, tmp_path: Path, option: str
+) -> None:
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(tmp_path / "wheels"), NEEDED]
+    if subprocess.run(download, capture_output=True, check=False).returncode:
+        pytest.skip(f"no package index here that has {NEEDED}")
+    assert importlib.util.find_spec(NEEDED) is None, "it is not here without the job"
+    (place.folder / "nets.py").write_text(f"import {NEEDED}\n{NETS}")
+    submit(place, cluster, "--stage", "teachers", option, NEEDED, "--", "teachers.epochs=2")
+    out, err = place.kdscale("logs", "runs/tiny", "--follow")
+    assert "teachers: done in" in out, out + err
+    assert len(list(place.run.glob("teachers/*/weights.safetensors"))) == 2
 
 
 def test_a_run_directory_of_one_node_is_refused_in_a_sentence(cluster: RayCluster, place: Place) -> None:
