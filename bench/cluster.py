@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from figures import Figure, Options, main
 
@@ -182,10 +183,12 @@ def logging(options: Options) -> list[Figure]:
     ]
 
 
-def rows(mode: str, steps: int, base_url: str | None = None, hangs: FakeWandb | None = None) -> list[float]:
+def rows(
+    mode: Literal["online", "offline", "off"], steps: int, base_url: str | None = None, hangs: FakeWandb | None = None
+) -> list[float]:
     """Milliseconds of each row of a job."""
     times = []
-    settings = WandB(mode=mode, base_url=base_url)  # type: ignore[arg-type]
+    settings = WandB(mode=mode, base_url=base_url)
     with tempfile.TemporaryDirectory(prefix="kdscale-bench-") as folder:
         who = Identity("bench", f"bench-{mode}-{hangs is not None}", "teacher", "bench")
         with JobTracker(Path(folder), "teachers", "seed-0", 0, settings, lambda: who) as job:

@@ -358,6 +358,6 @@ def _log_path(number: int) -> str:
 
 
 def _short(error: Exception) -> str:
-    with suppress(AttributeError, IndexError):
-        return str(error.errors()[0]["msg"])  # type: ignore[attr-defined]
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"]
     return str(error).splitlines()[0]

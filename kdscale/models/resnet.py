@@ -62,8 +62,8 @@ class _PreBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         active = torch.relu(self.norm1(x))
-        y = self.conv2(self.dropout(torch.relu(self.norm2(self.conv1(active)))))
-        return y + (x if self.project is None else self.project(active))  # type: ignore[no-any-return]
+        y: Tensor = self.conv2(self.dropout(torch.relu(self.norm2(self.conv1(active)))))
+        return y + (x if self.project is None else self.project(active))
 
 
 def _blocks(name: str, shape: tuple[int, ...], depth: int, extra: int) -> int:

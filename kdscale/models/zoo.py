@@ -108,7 +108,7 @@ def _factory(name: str) -> Factory:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        factory: Factory = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
         raise UserError(
             f"model {name}: {module_name} cannot be imported ({error}); is its folder on the path?"
@@ -117,7 +117,7 @@ def _factory(name: str) -> Factory:
         raise UserError(f"model {name}: {module_name} has no {attribute}") from None
     if not callable(factory):
         raise UserError(f"model {name}: {attribute} is not a function")
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _options(factory: Factory) -> str:

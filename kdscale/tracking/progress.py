@@ -5,7 +5,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _LINE_EVERY = 10.0
 
@@ -25,7 +33,7 @@ class Bars:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=console, disable=not self.live, transient=True)
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._remarks: set[str] = set()
         self._said: dict[str, tuple[float, int]] = {}
 
@@ -43,7 +51,7 @@ class Bars:
         if self.live:
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(name, total=total, note=note)
-            self._progress.update(self._tasks[name], completed=completed, total=total, note=note)  # type: ignore[arg-type]
+            self._progress.update(self._tasks[name], completed=completed, total=total, note=note)
             return
         when, last = self._said.get(name, (time.monotonic(), -1))
         full = completed >= total
@@ -55,7 +63,7 @@ class Bars:
 
     def hide(self, name: str) -> None:
         if name in self._tasks:
-            self._progress.remove_task(self._tasks.pop(name))  # type: ignore[arg-type]
+            self._progress.remove_task(self._tasks.pop(name))
 
     def remark(self, text: str) -> None:
         """Say something that is found again and again, once."""
