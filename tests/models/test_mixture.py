@@ -1,5 +1,7 @@
 """The mixture of experts: a distribution, the gate's weighted mean, and trained as one network."""
 
+import copy
+
 import pytest
 import torch
 
@@ -19,6 +21,21 @@ def test_output_is_the_gates_mean_of_the_experts_distributions():
     wanted = sum(weights[:, k, None] * expert(x).softmax(1) for k, expert in enumerate(model.experts))
     torch.testing.assert_close(model(x).exp(), wanted)
     torch.testing.assert_close(model(x).softmax(1), wanted)
+
+
+@pytest.mark.parametrize("size", [1.0, 1000.0])
+def test_log_probabilities_and_gradients_are_exact_however_small_the_probability(size):
+    model, x, y = build(), size * torch.randn(6, 1, 4, 4), torch.arange(6) % 5
+    doubled = copy.deepcopy(model).double()
+    weights = doubled.gate(x.double()).log_softmax(1)
+    opinions = torch.stack([expert(x.double()).log_softmax(1) for expert in doubled.experts], 1)
+    wanted, found = (weights[:, :, None] + opinions).logsumexp(1), model(x)
+    assert (size > 1) == bool(wanted.min() < -150)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    for log_p in (found, wanted):
+        torch.nn.functional.nll_loss(log_p, y).backward()
+    for a, b in zip(model.parameters(), doubled.parameters(), strict=True):
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_gate_and_all_experts_learn_together_and_start_apart():
