@@ -103,7 +103,7 @@ STUDIES: tuple[Study, ...] = (
         "each seed learns some of the views; the ensemble has all, and distillation passes them on",
         f"{MYSTERIES}, sections 2 to 4",
         "3 min",
-        "40 min",
+        "15 min",
     ),
     Study(
         "mysteries-views",
