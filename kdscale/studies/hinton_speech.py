@@ -17,7 +17,7 @@ from kdscale.studies.lab import Lab
 from kdscale.training.metrics import softmax
 
 SEEDS = (2, 3)
-QUICK = ("teachers.count=5", "teachers.epochs=8", "student.epochs=8", "data.options.every=4")
+QUICK = ("teachers.count=5", "teachers.epochs=8", "student.epochs=12", "logits.views=3", "data.options.every=4")
 FALLBACK = ("data.path=null",)
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
 BEST = 2.0
@@ -28,7 +28,10 @@ KEPT = 0.8
 def measure(lab: Lab) -> Findings:
     seeds = f"student.seeds={[100 + seed for seed in range(lab.seeds)]}"
     temperatures = (BEST,) if lab.quick else TEMPERATURES
-    found = {t: lab.run(f"T-{t:g}", seeds, f"student.temperature={t}", measure=recognised) for t in temperatures}
+    found = {
+        t: lab.run(f"T-{t:g}", seeds, f"student.temperature={t}", f"student.control={t == BEST}", measure=recognised)
+        for t in temperatures
+    }
     of = found[BEST]
     single, together, student = of["teachers"], of["ensemble"], of["students"]
     gain = together["frames"][0] - fmean(single["frames"])
@@ -37,9 +40,11 @@ def measure(lab: Lab) -> Findings:
         Row("single: frames", single["frames"], 58.9),
         Row("ensemble: frames", together["frames"], 61.1),
         Row(f"distilled, T = {BEST:g}: frames", student["frames"], 60.8),
+        Row("on labels, as the student: frames", of["controls"]["frames"]),
         Row("single: word errors", single["words"], 10.9),
         Row("ensemble: word errors", together["words"], 10.7),
         Row(f"distilled, T = {BEST:g}: word errors", student["words"], 10.7),
+        Row("on labels, as the student: word errors", of["controls"]["words"]),
         Row("part of the ensemble's gain in frames that the student keeps", [100 * one for one in kept], 86.0),
         *(Row(f"distilled, T = {t:g}: frames", found[t]["students"]["frames"]) for t in temperatures if t != BEST),
         *(Row(f"distilled, T = {t:g}: word errors", found[t]["students"]["words"]) for t in temperatures if t != BEST),
@@ -47,6 +52,9 @@ def measure(lab: Lab) -> Findings:
     claims = [
         above("ensemble above single, frames", together["frames"] * len(single["frames"]), single["frames"]),
         above("distilled above single, frames", student["frames"], single["frames"]),
+        above(
+            "distilled above labels with the same views and steps, frames", student["frames"], of["controls"]["frames"]
+        ),
         Claim(f"more than {KEPT:.0%} of the ensemble's gain is transferred", [100 * one for one in kept], 100 * KEPT),
         above("distilled makes no more word errors than single", single["words"], student["words"], least=-1e-9),
     ]
@@ -58,7 +66,7 @@ def measure(lab: Lab) -> Findings:
 
 
 def recognised(run: Run) -> dict[str, Any]:
-    """Frame accuracy and word errors (%) of members, their mean probability, and students, on the test speakers."""
+    """Frame accuracy and word errors (%) of members, their mean probability, students and controls, on the test speakers."""
     every, options = evaluate.models(run), run.recipe.data.options
     test = evaluate.labelled(run, evaluate.TEST, every)
     order = np.argsort([int(key.rsplit("-", 1)[1]) for key in _keys(run)])
@@ -78,9 +86,9 @@ def recognised(run: Run) -> dict[str, Any]:
         return frames, 100 * float(np.mean([a != one.digit for a, one in zip(heard, said, strict=True)]))
 
     found: dict[str, Any] = {}
-    for name, group in (("teachers", True), ("students", False)):
-        each = [both(softmax(test.z[model.name])) for model in every if model.like_teachers == group]
-        found[name] = {"frames": [one[0] for one in each], "words": [one[1] for one in each]}
+    for kind in ("teacher", "student", "control"):
+        each = [both(softmax(test.z[model.name])) for model in every if model.name.startswith(f"{kind}-")]
+        found[f"{kind}s"] = {"frames": [one[0] for one in each], "words": [one[1] for one in each]}
     mean = np.mean([softmax(test.z[model.name]) for model in every if model.like_teachers], 0)
     frames, words = both(mean)
     return {**found, "ensemble": {"frames": [frames], "words": [words]}}
