@@ -58,4 +58,6 @@ def _compared(before: Sequence[float | None], after: Sequence[float | None]) -> 
         "after": float(b.mean()),
         "relative": float(relative.mean()),
         "each": relative.tolist(),
+        "alone": a.tolist(),
+        "together": b.tolist(),
     }

@@ -145,6 +145,9 @@ class Compared(Part):
     relative: float
     each: list[float] = Field(default_factory=list)
     """The relative gain of each seed."""
+    alone: list[float] = Field(default_factory=list)
+    together: list[float] = Field(default_factory=list)
+    """The accuracies of each seed."""
 
 
 class OfSeed(Part):

@@ -77,7 +77,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     """Sentences: what is unlike the paper, and what was found beside the claims."""
     pictures: list[dict[str, Any]] = field(default_factory=list)
-    """Further panels of the page: `title`, `caption`, and `rows` of `label` and `images` (file names beside the page)."""
+    """Further panels of the page: `title`, `caption`, `columns`, and `rows`: a `label` and `cells`, each a `label` and `images` (URLs)."""
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -100,6 +100,9 @@ def shifted(run: Run, moved: Sequence[str], watched: str) -> dict[str, Any]:
 
 
 def best_shift(z: NDArray[np.float32], y: NDArray[np.int64], moved: NDArray[np.bool_]) -> float:
-    """What to add to the logits of the `moved` classes for the fewest errors: the middle of the best stretch of `SHIFTS`."""
+    """What to add to the logits of the `moved` classes for the fewest errors: the middle of the longest best stretch of `SHIFTS`."""
     errors = np.array([((z + shift * moved).argmax(1) != y).sum() for shift in SHIFTS])
-    return float(np.median(SHIFTS[errors == errors.min()]))
+    best = np.flatnonzero(errors == errors.min())
+    stretches = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
+    longest = max(stretches, key=len)
+    return float(SHIFTS[longest[len(longest) // 2]])

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from kdscale import __version__
 from kdscale import recipe_files as recipes
+from kdscale.errors import UserError
 from kdscale.files import digest, read_json, write_json
 from kdscale.pipeline.evaluate import RESULTS
 from kdscale.pipeline.run import GROWS, HOW_ONLY, Run
@@ -25,7 +26,7 @@ from kdscale.studies.findings import Findings, figures
 MEASURED = "measured"
 DIGITS = (
     *("data.source=digits", "data.path=null", "data.options={}", "data.validation=0.1", "data.test=0.3"),
-    *("data.shard_size=128", "teachers.views={}"),
+    *("data.train=null", "data.shard_size=128", "teachers.views={}"),
 )
 """Overrides that put scikit-learn's digits in the place of data that are not there."""
 
@@ -61,7 +62,7 @@ class Lab:
         Args:
             bring: the launcher's.
             seeds: repetitions; the study's own number by default.
-            overrides: the user's; they come last.
+            overrides: the user's; what the study itself varies from run to run comes after them.
 
         Raises:
             UserError: an override that the study's recipe does not take.
@@ -84,8 +85,24 @@ class Lab:
             )
 
     def recipe(self, *changes: str) -> Recipe:
-        """The study's recipe: its quick form if that was asked for, then a variation of the study, then the user's overrides."""
-        return recipes.load(self.study.recipe, [*self._before, *changes, *self.overrides])
+        """The study's recipe: its quick form if that was asked for, then the user's overrides, then a variation of the study.
+
+        Raises:
+            UserError: the study's first run sets a field that the user gave.
+        """
+        if not self.used:
+            self._refuse(changes)
+        return recipes.load(self.study.recipe, [*self._before, *self.overrides, *changes])
+
+    def _refuse(self, changes: Sequence[str]) -> None:
+        sets = [change.partition("=")[0] for change in changes]
+        for override in self.overrides:
+            name = override.partition("=")[0]
+            if any(name == one or name.startswith(f"{one}.") for one in sets):
+                raise UserError(
+                    f"{name}: the study {self.study.name} sets it itself; --seeds says how often it is repeated, and "
+                    f"kdscale run configs/studies/{self.study.name}.yaml takes any value"
+                )
 
     def run(
         self,

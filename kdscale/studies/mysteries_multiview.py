@@ -21,6 +21,8 @@ SEEDS = (4, 8)
 QUICK = ()
 FIRST = 100
 """Students' seeds begin here, so that none has the initial weights of a teacher."""
+DATA = {"k": 8, "views": 2, "dimension": 200, "seed": 0}
+"""What the features follow, with the defaults of the data's options."""
 REACH: dict[str, tuple[float, ...]] = {
     "single": (0.0, 0.01, 0.05, 0.2),
     "noise": (0.1, 0.5, 1.0, 2.0),
@@ -30,11 +32,14 @@ REACH: dict[str, tuple[float, ...]] = {
 
 
 def measure(lab: Lab) -> Findings:
+    more = () if lab.seeds <= lab.recipe().teachers.count else (f"teachers.count={lab.seeds}",)
     pupils = [FIRST + seed for seed in range(lab.seeds)]
-    whole = lab.run("distilled", f"student.seeds={pupils}", measure=accuracies)
+    whole = lab.run("distilled", *more, f"student.seeds={pupils}", measure=accuracies)
     alone = [
         lab.run(
-            f"self-distilled-{seed}", f"fusion.members=[{seed}]", f"student.seeds=[{FIRST + seed}]", measure=accuracies
+            f"self-distilled-{seed}",
+            *(*more, f"fusion.members=[{seed}]", f"student.seeds=[{FIRST + seed}]"),
+            measure=accuracies,
         )
         for seed in range(lab.seeds)
     ]
@@ -44,11 +49,11 @@ def measure(lab: Lab) -> Findings:
     seen = {name: part["views"] for name, part in (("single", whole["teachers"]), ("distilled", whole["students"]))}
     seen["self-distilled"] = [one["students"]["views"][0] for one in alone]
     rows = [
-        Row("single net, single-view samples", single, 76.0),
-        Row("self-distilled, single-view samples", itself, 85.0),
-        Row("distilled, single-view samples", distilled, 95.0),
-        Row("ensemble, single-view samples", ensemble, 99.9),
-        Row("ensemble of the distilled, single-view samples", [whole["pupils"]["test"]], 100.0),
+        Row("single net, single-view samples", single),
+        Row("self-distilled, single-view samples", itself),
+        Row("distilled, single-view samples", distilled),
+        Row("ensemble, single-view samples", ensemble),
+        Row("ensemble of the distilled, single-view samples", [whole["pupils"]["test"]]),
         Row("single net, multi-view samples", whole["teachers"]["validation"]),
         Row("distilled, multi-view samples", whole["students"]["validation"]),
         *(Row(f"views learnt, {name}", values) for name, values in seen.items()),
@@ -59,7 +64,10 @@ def measure(lab: Lab) -> Findings:
         above("ensemble above distilled, single-view samples", ensemble * len(distilled), distilled),
         above("the distilled have learnt more views than the single nets", seen["distilled"], seen["single"]),
     ]
-    notes = ["The figures beside ours are those of an earlier simulation of this setting; the paper bounds the errors."]
+    notes = [
+        "The paper bounds the errors and has no figures of this setting; an earlier simulation of it gave single 76, "
+        "self-distilled 85, distilled 95 and ensemble 99.9 on single-view samples."
+    ]
     return Findings(rows, claims, [] if lab.quick else [_reach(lab, name) for name in REACH], notes)
 
 
@@ -98,7 +106,7 @@ def accuracies(run: Run) -> dict[str, Any]:
 def _learnt(run: Run, model: evaluate.Trained) -> float:
     """The share of all views whose nearest neuron of their class answers above the bend of its smoothed ReLU."""
     options = run.recipe.data.options
-    basis = features(*(options.get(name, value) for name, value in (("k", 8), ("views", 2), ("dimension", 200))))
+    basis = features(*(options.get(name, value) for name, value in DATA.items()))
     weights = load_file(model.folder / WEIGHTS)["weight"].numpy()
     response = np.einsum("cmd,cvd->cmv", weights, basis).max(1)
     return fmean((response > model.spec.options.get("rho", 0.3)).ravel().tolist())

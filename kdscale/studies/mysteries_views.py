@@ -13,7 +13,7 @@ from kdscale.models import channels
 from kdscale.pipeline import evaluate, workers
 from kdscale.pipeline.run import Run
 from kdscale.studies.findings import Findings, Row
-from kdscale.studies.lab import Lab
+from kdscale.studies.lab import Lab, results
 
 SEEDS = (2, 2)
 QUICK = ("teachers.model={name: resnet, depth: 8, width: 8}", "teachers.epochs=2", "data.train=2000")
@@ -25,41 +25,40 @@ DEPTH = 0.6
 def measure(lab: Lab) -> Findings:
     seen = lab.run("views", f"teachers.count={lab.seeds}", measure=views)
     rows = [
-        Row("accuracy", [100 * one["accuracy"] for one in seen["nets"]]),
+        Row("accuracy", [100 * one["accuracy"] for one in seen["test"]]),
         Row("best channel of a class, area under its ROC curve", [100 * one["separation"] for one in seen["nets"]]),
     ]
     caption = (
         f"The {PATCHES} test patches that excite a channel most; channels are those of layer {seen['layer']} whose largest "
         "activation tells the class best. The page is a picture and claims nothing."
     )
-    panels = [{"title": "Views", "caption": caption, "rows": seen["rows"]}]
+    columns = [f"net {number}" for number in range(len(seen["nets"]))]
+    panels = [{"title": "Views", "caption": caption, "columns": columns, "rows": seen["rows"]}]
     return Findings(rows, pictures=panels, notes=["Nothing is asserted: the paper's figure is a picture too."])
 
 
 def views(run: Run) -> dict[str, Any]:
-    """For each class and member its most telling channels, with their patches as PNGs in the page's own text."""
+    """For each class the most telling channels of each member, with their patches as PNGs in the page's own text."""
     device, dataset = torch.device("cpu"), workers.dataset(run, evaluate.TEST)
     decoded = dataset.decoded(0)
     x, y = decoded.x[:SAMPLES], torch.from_numpy(decoded.y[:SAMPLES])
     samples = workers.shared_pixels(run, device)(x, decoded.ids[:SAMPLES], np.zeros(len(x), np.int64))
     shape, classes = run.manifest.sample.shape, run.manifest.classes
-    found: dict[str, Any] = {"nets": [], "rows": []}
-    rows: dict[tuple[int, int, int], dict[str, Any]] = {}
-    for number, model in enumerate(model for model in evaluate.models(run) if model.like_teachers):
+    found: dict[str, Any] = {"nets": [], "rows": [], "test": results(run)["teachers"]}
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for model in (model for model in evaluate.models(run) if model.like_teachers):
         net = workers.predictor(model.folder, model.checksum, model.spec, run.manifest, device).model
         known = channels.layers(net, shape)
         found["layer"] = known[int(DEPTH * (len(known) - 1))]
         maps = channels.activations(net, found["layer"], samples)
         apart = channels.separation(maps, y, len(classes))
-        with torch.inference_mode():
-            right = float((net(samples).argmax(1) == y).double().mean())
-        found["nets"].append({"accuracy": right, "separation": float(apart.amax(1).mean())})
+        found["nets"].append({"separation": float(apart.amax(1).mean())})
         for label, name in enumerate(classes):
             for rank, channel in enumerate(apart[label].argsort(descending=True)[:CHANNELS].tolist()):
                 places = channels.patches(maps, channel, shape[1], max(4, shape[1] // 2), PATCHES)
                 images = [_png(x[p.sample, :, p.top : p.top + p.size, p.left : p.left + p.size]) for p in places]
-                text = f"{name}: net {number}, channel {channel} ({100 * float(apart[label, channel]):.0f})"
-                rows[label, number, rank] = {"label": text, "images": images}
+                cell = {"label": f"channel {channel} ({100 * float(apart[label, channel]):.0f})", "images": images}
+                rows.setdefault((label, rank), {"label": name, "cells": []})["cells"].append(cell)
     found["rows"] = [rows[key] for key in sorted(rows)]
     return found
 

@@ -96,6 +96,9 @@ class TestOpening:
     def test_unknown_option(self):
         refused("digits", None, "data.options.color", color="red")
 
+    def test_digits_read_no_path(self):
+        refused("digits", "mine", "reads nothing from mine")
+
 
 class TestDigits:
     def test_values_are_spread_over_a_byte(self, tmp_path):

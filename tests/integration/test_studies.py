@@ -1,6 +1,7 @@
 """Studies as a user starts them, shrunk: a whole one, what is kept of it, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 from support.place import sentence
@@ -56,6 +57,16 @@ def test_finished_members_are_taken_as_they_are(copy) -> None:
     before = json.loads((copy.run / "results.json").read_text())["splits"]["test"]["student"]["accuracy"]
     after = json.loads((copy.folder / "runs/next/results.json").read_text())["splits"]["test"]
     assert after["teachers"][0]["accuracy"] == before
+    other = copy.run / "students/control-seed-0/weights.safetensors"
+    shutil.copy(other, weights)  # other weights at the same place
+    _, err = copy.kdscale("run", "tiny.yaml", *changes, "student.control=false", "--out", "runs/next")
+    assert "logits: done before" not in err
+    control = json.loads((copy.run / "results.json").read_text())["splits"]["test"]["control"]["accuracy"]
+    again = json.loads((copy.folder / "runs/next/results.json").read_text())["splits"]["test"]
+    assert again["teachers"][0]["accuracy"] == control != before
+    weights.unlink()  # what was taken is kept
+    _, err = copy.kdscale("run", "tiny.yaml", *changes, "student.control=false", "--out", "runs/next")
+    assert "student: done before" in err
     changes[-1] = "teachers.model.hidden=[17]"
     _, err = copy.kdscale("run", "tiny.yaml", *changes, "--out", "runs/wrong", code=2)
     assert "does not fit teachers.model" in sentence(err)

@@ -14,7 +14,8 @@ def study(claims: list[Claim]) -> dict[str, Any]:
     panel = {
         "title": "Views",
         "caption": "Parts.",
-        "rows": [{"label": "cat <1>", "images": ["data:image/png;base64,AA"]}],
+        "columns": ["net 0"],
+        "rows": [{"label": "cat <1>", "cells": [{"label": "channel 3", "images": ["data:image/png;base64,AA"]}]}],
     }
     found = Findings([Row("student <b>", [74.0, 80.0], 74, "errors")], claims, lines, ["Of digits."], [panel])
     machine = {"kdscale": "0", "python": "3", "system": "x"}
@@ -66,6 +67,7 @@ def test_the_page_is_whole_and_escaped(tmp_path: Path) -> None:
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "student &lt;b&gt;" in page
     assert "cat &lt;1&gt;" in page
+    assert page.index("net 0") < page.index("channel 3")
     assert 'src="data:image/png;base64,AA"' in page
     assert "x: 1 -&gt; 2" in page
     assert "does not hold" not in page

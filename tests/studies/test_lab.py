@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from kdscale.data.importing import import_dataset
 from kdscale.errors import UserError
 from kdscale.pipeline.run import Run
-from kdscale.studies.catalogue import named
+from kdscale.studies.catalogue import STUDIES, named
 from kdscale.studies.findings import Findings, Row
 from kdscale.studies.lab import Lab, shared
 
@@ -60,15 +61,44 @@ def test_runs_of_other_members_or_data_lie_elsewhere(tmp_path: Path) -> None:
         assert shared(one.recipe(other)) != base
 
 
-def test_the_users_overrides_come_last_and_are_told(tmp_path: Path) -> None:
+def test_the_users_overrides_replace_the_recipes_and_are_told(tmp_path: Path) -> None:
     one, _ = lab(tmp_path, quick=True, overrides=["teachers.epochs=7", "student.temperature=8"])
-    recipe = one.recipe("student.temperature=2")
+    recipe = one.recipe("student.hard_weight=0.3")
     assert (recipe.teachers.epochs, recipe.student.temperature, recipe.student.epochs) == (7, 8, 100)
     concluded = one.conclude(Findings([Row("r", [1.0])]))
     assert "teachers.epochs=7" in concluded["notes"][0]
     assert (concluded["seeds"], concluded["quick"]) == (3, True)
     assert concluded["figures"][0]["value"] == 1
     assert (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("change", ["student.model.hidden=[9]", "student.model={name: mlp, hidden: [9]}"])
+def test_what_the_study_sets_from_its_first_run_on_is_not_the_users(tmp_path: Path, change: str) -> None:
+    one, _ = lab(tmp_path, "hinton-mnist", overrides=["student.model.hidden=[5]"])
+    with pytest.raises(UserError, match=r"student.model.hidden: the study hinton-mnist sets it itself; --seeds says"):
+        one.run("first", change)
+
+
+def test_what_a_later_run_varies_is_varied_whatever_the_user_took_for_the_others(tmp_path: Path) -> None:
+    one, _ = lab(tmp_path, "mysteries-multiview", overrides=["data.options.k=4"])
+    one.run("first", "student.seeds=[1]", measure=lambda run: 1)
+    one.run("later", "data.options.k=16", measure=lambda run: 1)
+    assert [one.used[label].data.options["k"] for label in ("first", "later")] == [4, 16]
+
+
+@pytest.mark.parametrize("study", [one.name for one in STUDIES])
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_stands_in_for_missing_data_can_be_split(
+    tmp_path: Path, study: str, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    data = lab(tmp_path, study, quick=quick)[0].recipe().data
+    monkeypatch.undo()
+    if data.source == "digits":
+        import_dataset(data, 0, tmp_path / "data")
+        assert (tmp_path / "data" / "manifest.json").exists()
+    else:
+        assert data.path is None
 
 
 def test_unknown_overrides_are_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdscale.data.generated import refuse_path
 from kdscale.errors import UserError
 from kdscale.seeds import generator
 
 TARGETS = ("linear", "quadratic", "network", "cosine", "nearest")
 Target = Literal["linear", "quadratic", "network", "cosine", "nearest"]
+
+REFERENCE = 20000
+"""Inputs on which the functions are standardised, the same for all splits."""
 
 
 def load(
@@ -37,14 +41,17 @@ def load(
             cosines; nearest: the nearest of random centres.
         noise: standard deviation of Gaussian noise on the functions' standardised values.
     """
+    refuse_path(path, "Gaussian inputs")
     if target not in TARGETS:
         raise UserError(f"data.options.target: there is no target {target}; take one of {', '.join(TARGETS)}")
     made: dict[str, Any] = {}
+    reference = values(generator(seed, 23).standard_normal((REFERENCE, dimension)), target, k, seed)
+    mean, spread = reference.mean(0), reference.std(0)
     for number, (split, count) in enumerate((("train", train), ("test", test))):
         random = generator(seed, 22, number)
         x = random.standard_normal((count, dimension))
         score = values(x, target, k, seed)
-        score = (score - score.mean(0)) / score.std(0)  # so that all classes are about as frequent
+        score = (score - mean) / spread  # so that all classes are about as frequent
         score += noise * random.standard_normal(score.shape)
         made[f"x_{split}"], made[f"y_{split}"] = x.astype(np.float32), score.argmax(1)
     return made

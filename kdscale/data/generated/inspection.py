@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from kdscale.data.generated import refuse_path
 from kdscale.seeds import generator
 
 GRADES = ("none", "light", "moderate", "severe")
@@ -24,6 +25,7 @@ def corrosion(
     path: str | None = None, airframes: int = 24, pictures: int = 60, size: int = 32, seed: int = 0
 ) -> dict[str, NDArray[Any]]:
     """`x` (N, size, size, 3) uint8, `y` (N,) grades of `GRADES`, `group` (N,) names of airframes."""
+    refuse_path(path, "these pictures")
     x, y, group = [], [], []
     for frame in range(airframes):
         own = generator(seed, 31, frame)
@@ -43,6 +45,7 @@ def smoke(
     path: str | None = None, cameras: int = 24, pictures: int = 60, size: int = 32, seed: int = 0
 ) -> dict[str, NDArray[Any]]:
     """`x` (N, size, size, 3) uint8, `y` (N,) of `FRAMES`, `group` (N,) names of cameras."""
+    refuse_path(path, "these pictures")
     x, y, group = [], [], []
     for camera in range(cameras):
         own = generator(seed, 33, camera)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdscale.data.generated import refuse_path
 from kdscale.errors import UserError
 from kdscale.seeds import generator
 
@@ -57,6 +58,7 @@ def load(
         crowd: features of other classes that a sample shows on average.
         noise: standard deviation of the Gaussian noise of a coordinate, times the root of the dimension.
     """
+    refuse_path(path, "multi-view data")
     if patches <= views:
         raise UserError(
             f"data.options.patches: is {patches}, and each of {views} views needs one of its own; take more"

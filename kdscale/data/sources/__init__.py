@@ -29,6 +29,11 @@ def open_source(kind: str, path: str | None, options: dict[str, Any], image_size
     assert kind != "shards", "tars are used in place; importing.import_dataset does it"
     module = importlib.import_module(f"kdscale.data.sources.{kind}")
     check_options(kind, options, module.OPTIONS)
+    if kind == "digits" and path is not None:
+        raise UserError(
+            f"data.path: the source digits is scikit-learn's and reads nothing from {path}; leave it out, or name what reads "
+            "it, such as data.source=idx or folder"
+        )
     if kind == "digits" or (kind == "digit_strings" and path is None):
         place = Path()
     elif path is None:
