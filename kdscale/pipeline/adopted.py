@@ -6,11 +6,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from kdscale.errors import UserError
-from kdscale.files import read_json
 from kdscale.models import zoo
 from kdscale.pipeline import teachers
 from kdscale.pipeline.run import Run
-from kdscale.training.done import DONE, finished
+from kdscale.training.done import finished
 from kdscale.training.finished import commit_weights
 
 
@@ -23,7 +22,7 @@ def work(run: Run) -> None:
     settings, shape, classes = run.recipe.teachers, run.manifest.sample.shape, len(run.manifest.classes)
     for seed, name in zip(settings.seeds, settings.weights, strict=True):
         mark = teachers.fingerprint(run, seed)
-        if finished(teachers.member_folder(run, seed), mark) is not None and not changed(run, seed, name):
+        if finished(teachers.member_folder(run, seed), mark) is not None:
             continue
         try:
             weights = load_file(Path(name))
@@ -36,20 +35,10 @@ def work(run: Run) -> None:
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(f"teachers.weights: {name} does not fit teachers.model ({reason}); mend either") from None
         commit_weights(
-            run.claim(f"teachers/seed-{seed}", mark), weights, mark, seed=seed, adopted=name, of=_state(name)
+            run.claim(f"teachers/seed-{seed}", mark),
+            weights,
+            mark,
+            seed=seed,
+            adopted=name,
+            of=teachers.source(run, seed),
         )
-
-
-def changed(run: Run, seed: int, name: str) -> bool:
-    """Whether the file that a finished member was taken from has been written since; one that is gone has not."""
-    now = _state(name)
-    return now is not None and now != (read_json(teachers.member_folder(run, seed) / DONE) or {}).get("of")
-
-
-def _state(name: str) -> list[int] | None:
-    """Size and time of the last change (ns) of a file."""
-    try:
-        stat = Path(name).stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]

@@ -4,20 +4,21 @@ Small ones may share a process (`packs`), large ones take a group of DeepSpeed r
 is the same. `attempts` has what happens when they fail.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdscale.errors import RunFailure
-from kdscale.files import digest
+from kdscale.files import digest, read_json, sha256
 from kdscale.pipeline.packs import decide
 from kdscale.pipeline.run import Run, what_members_are
 from kdscale.recipe import Recipe
 from kdscale.tracking import status
 from kdscale.tracking.progress import Bars
 from kdscale.tracking.status import stop_file
-from kdscale.training.done import finished
+from kdscale.training.done import DONE, finished
 
 if TYPE_CHECKING:
     from kdscale.cluster import Groups, Needs, Tasks
@@ -32,15 +33,29 @@ def member_folder(run: Run, seed: int) -> Path:
 
 def fingerprint(run: Run, seed: int) -> str:
     recipe = run.recipe
-    return digest(
-        {
-            "stage": "teachers",
-            "dataset": run.manifest.fingerprint,
-            "teachers": what_members_are(recipe.teachers),
-            "data": recipe.data.model_dump(mode="json", include={"lanes", "window", "normalize"}),
-            "seed": seed,
-        }
-    )
+    parts = {
+        "stage": "teachers",
+        "dataset": run.manifest.fingerprint,
+        "teachers": what_members_are(recipe.teachers),
+        "data": recipe.data.model_dump(mode="json", include={"lanes", "window", "normalize"}),
+        "seed": seed,
+    }
+    return digest({**parts, "of": source(run, seed)} if recipe.teachers.weights else parts)
+
+
+def source(run: Run, seed: int) -> str | None:
+    """The sha256 of the file in teachers.weights that is this member; where it is gone, of the one that was taken."""
+    settings = run.recipe.teachers
+    file = Path(settings.weights[settings.seeds.index(seed)])
+    if file.is_file():
+        stat = file.stat()
+        return _sha256(file, stat.st_size, stat.st_mtime_ns)
+    return (read_json(member_folder(run, seed) / DONE) or {}).get("of")
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(file: Path, size: int, changed: int) -> str:
+    return sha256(file)
 
 
 def members(run: Run) -> dict[int, str]:

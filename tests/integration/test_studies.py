@@ -67,7 +67,7 @@ def test_finished_members_are_taken_as_they_are(copy) -> None:
     weights.unlink()  # what was taken is kept
     _, err = copy.kdscale("run", "tiny.yaml", *changes, "student.control=false", "--out", "runs/next")
     assert "student: done before" in err
-    changes[-1] = "teachers.model.hidden=[17]"
+    changes[1:] = [f"teachers.weights=['{other}']", "teachers.model.dropout=0", "teachers.model.hidden=[17]"]
     _, err = copy.kdscale("run", "tiny.yaml", *changes, "--out", "runs/wrong", code=2)
     assert "does not fit teachers.model" in sentence(err)
 
