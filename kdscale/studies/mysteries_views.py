@@ -30,7 +30,7 @@ def measure(lab: Lab) -> Findings:
     ]
     caption = (
         f"The {PATCHES} test patches that excite a channel most; channels are those of layer {seen['layer']} whose largest "
-        "activation tells the class best. The page is a picture and claims nothing."
+        "activation tells the class best (in brackets the area under the ROC curve, %). The page is a picture and claims nothing."
     )
     columns = [f"net {number}" for number in range(len(seen["nets"]))]
     panels = [{"title": "Views", "caption": caption, "columns": columns, "rows": seen["rows"]}]
