@@ -68,7 +68,7 @@ STUDIES: tuple[Study, ...] = (
         "specialists for confusable classes help a generalist, most where most of them cover a class",
         f"{HINTON}, section 5",
         "2 min",
-        "5 min",
+        "8 min",
     ),
     Study(
         "mysteries-ensemble",
