@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from kdscale.errors import UserError
 from kdscale.recipe import ModelSpec
 from kdscale.seeds import derive
 
-SAFE = 1e-30
-"""Probabilities above it are mixed as they are, which takes half the time; with a smaller one among them, their logarithms are."""
+LEAST = -40.0
+"""Logarithms of shares count as no less: beside a sum of at least 1 float32 cannot tell, and exp takes up to 100 times longer
+where its result underflows."""
 
 
 class Mixture(nn.Module):
@@ -27,15 +29,56 @@ class Mixture(nn.Module):
         self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        weights: Tensor = self.gate(x).log_softmax(1)
-        logits = [expert(x) for expert in self.experts]
-        p = torch.zeros_like(logits[0])
-        for number, z in enumerate(logits):
-            p = p + weights[:, number, None].exp() * z.softmax(1)
-        if bool(p.min() > SAFE):
-            return p.log()
-        opinions = torch.stack([z.log_softmax(1) for z in logits], 1)
-        return (weights[:, :, None] + opinions).logsumexp(1)
+        weights: Tensor = _full(self.gate(x)).log_softmax(1)
+        logits = [_full(expert(x)) for expert in self.experts]
+        mixed: Tensor = _Mixed.apply(weights, *logits)  # type: ignore[no-untyped-call]
+        return mixed
+
+
+class _Mixed(torch.autograd.Function):
+    """(B, K) log weights and K times (B, C) logits -> (B, C), exact however small a probability is.
+
+    Expert by expert in the same memory: at K times C outputs a sample, fresh tensors cost more than what is put into them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *logits: Tensor) -> Tensor:
+        term = torch.empty_like(logits[0])
+        tops = [z.amax(1, keepdim=True) for z in logits]
+        sums = [
+            _share(term.copy_(z).sub_(top)).sum(1, keepdim=True).log_().add_(top)
+            for z, top in zip(logits, tops, strict=True)
+        ]
+        shifts = [weights[:, number, None] - one for number, one in enumerate(sums)]
+        largest, total = logits[0] + shifts[0], torch.zeros_like(term)
+        for z, shift in zip(logits[1:], shifts[1:], strict=True):
+            largest.clamp_min_(term.copy_(z).add_(shift))
+        for z, shift in zip(logits, shifts, strict=True):
+            total += _share(term.copy_(z).add_(shift).sub_(largest))
+        ctx.save_for_backward(largest, total, *sums, *shifts, *logits)
+        return total.log().add_(largest)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        largest, total, *rest = ctx.saved_tensors
+        count, scale, term = len(rest) // 3, gradient / total, torch.empty_like(total)
+        of_weights, of_logits = [], []
+        for one, shift, z in zip(rest[:count], rest[count : 2 * count], rest[2 * count :], strict=True):
+            share = _share((z + shift).sub_(largest)).mul_(scale)
+            of_weights.append(share.sum(1, keepdim=True))
+            of_logits.append(share.sub_(_share(term.copy_(z).sub_(one)).mul_(of_weights[-1])))
+        return torch.cat(of_weights, 1), *of_logits
+
+
+def _full(logits: Tensor) -> Tensor:
+    """In float32 at least, whatever autocast made of them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _share(logarithm: Tensor) -> Tensor:
+    """exp in place."""
+    return logarithm.clamp_min_(LEAST).exp_()
 
 
 def mixture(

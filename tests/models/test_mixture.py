@@ -55,3 +55,13 @@ def test_weights_follow_the_seed():
 def test_refuses(options):
     with pytest.raises(UserError, match="model"):
         build(**options)
+
+
+def test_a_mixture_can_be_exported_and_autocast_leaves_it_exact():
+    model, x = build().eval(), torch.randn(6, 1, 4, 4)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    torch.testing.assert_close(program.module()(x[:3]), model(x[:3]))
+    with torch.autocast("cpu", torch.bfloat16):
+        said = model(x)
+    assert said.dtype == torch.float32
+    torch.testing.assert_close(said.exp().sum(1), torch.ones(6))
