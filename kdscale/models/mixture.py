@@ -46,28 +46,27 @@ class _Mixed(torch.autograd.Function):
         term = torch.empty_like(logits[0])
         tops = [z.amax(1, keepdim=True) for z in logits]
         sums = [
-            _share(term.copy_(z).sub_(top)).sum(1, keepdim=True).log_().add_(top)
-            for z, top in zip(logits, tops, strict=True)
+            _share(term.copy_(z).sub_(top)).sum(1, keepdim=True).log_() for z, top in zip(logits, tops, strict=True)
         ]
         shifts = [weights[:, number, None] - one for number, one in enumerate(sums)]
-        largest, total = logits[0] + shifts[0], torch.zeros_like(term)
-        for z, shift in zip(logits[1:], shifts[1:], strict=True):
-            largest.clamp_min_(term.copy_(z).add_(shift))
-        for z, shift in zip(logits, shifts, strict=True):
-            total += _share(term.copy_(z).add_(shift).sub_(largest))
-        ctx.save_for_backward(largest, total, *sums, *shifts, *logits)
+        largest, total = torch.full_like(term, -torch.inf), torch.zeros_like(term)
+        for z, top, shift in zip(logits, tops, shifts, strict=True):
+            largest.clamp_min_(term.copy_(z).sub_(top).add_(shift))
+        for z, top, shift in zip(logits, tops, shifts, strict=True):
+            total += _share(term.copy_(z).sub_(top).add_(shift).sub_(largest))
+        ctx.save_for_backward(largest, total, *logits, *tops, *sums, *shifts)
         return total.log().add_(largest)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         largest, total, *rest = ctx.saved_tensors
-        count, scale, term = len(rest) // 3, gradient / total, torch.empty_like(total)
+        count, scale, term = len(rest) // 4, gradient / total, torch.empty_like(total)
         of_weights, of_logits = [], []
-        for one, shift, z in zip(rest[:count], rest[count : 2 * count], rest[2 * count :], strict=True):
-            share = _share((z + shift).sub_(largest)).mul_(scale)
+        for z, top, one, shift in zip(*(rest[at : at + count] for at in range(0, 4 * count, count)), strict=True):
+            share = _share((z - top).add_(shift).sub_(largest)).mul_(scale)
             of_weights.append(share.sum(1, keepdim=True))
-            of_logits.append(share.sub_(_share(term.copy_(z).sub_(one)).mul_(of_weights[-1])))
+            of_logits.append(share.sub_(_share(term.copy_(z).sub_(top).sub_(one)).mul_(of_weights[-1])))
         return torch.cat(of_weights, 1), *of_logits
 
 

@@ -24,18 +24,20 @@ def test_output_is_the_gates_mean_of_the_experts_distributions():
 
 
 @pytest.mark.parametrize("size", [1.0, 1000.0])
-def test_log_probabilities_and_gradients_are_exact_however_small_the_probability(size):
-    model, x, y = build(), size * torch.randn(6, 1, 4, 4), torch.arange(6) % 5
+@pytest.mark.parametrize(("dtype", "tight"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_log_probabilities_and_gradients_are_exact_however_small_the_probability(size, dtype, tight):
+    torch.manual_seed(0)
+    model, x, y = build().to(dtype), (size * torch.randn(6, 1, 4, 4)).to(dtype), torch.arange(6) % 5
     doubled = copy.deepcopy(model).double()
     weights = doubled.gate(x.double()).log_softmax(1)
     opinions = torch.stack([expert(x.double()).log_softmax(1) for expert in doubled.experts], 1)
     wanted, found = (weights[:, :, None] + opinions).logsumexp(1), model(x)
     assert (size > 1) == bool(wanted.min() < -150)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.double(), wanted, rtol=tight, atol=tight)
     for log_p in (found, wanted):
         torch.nn.functional.nll_loss(log_p, y).backward()
     for a, b in zip(model.parameters(), doubled.parameters(), strict=True):
-        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=100 * tight, atol=10 * tight)
 
 
 def test_gate_and_all_experts_learn_together_and_start_apart():
