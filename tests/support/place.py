@@ -85,6 +85,17 @@ def same_students(one: Place, other: Place) -> bool:
     return len(found) == 4 and found == {name: other.weights().get(name) for name in found}
 
 
+def differences(found: object, expected: object, where: str = "") -> list[str]:
+    """In what two trees of numbers differ, a line each: a whole results.json is too long to be compared by eye."""
+    if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
+        pairs = [(found[name], expected[name], f"{where}.{name}") for name in found]
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = [(*both, f"{where}[{number}]") for number, both in enumerate(zip(found, expected, strict=True))]
+    else:
+        return [] if found == expected else [f"{where.lstrip('.')}: {found!r} where {expected!r} is expected"]
+    return [line for pair in pairs for line in differences(*pair)]
+
+
 def sentence(err: str) -> str:
     """The one line that a user's mistake or a failure leaves on stderr."""
     lines: Sequence[str] = [line for line in err.splitlines() if line.startswith("kdscale: ")]
