@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdscale.ensemble import fusion, voting, weighing
 from kdscale.errors import UserError
+from kdscale.repeatable import settle
 from kdscale.training import metrics
 
 Fit = Callable[[Tensor, Tensor], Tensor]
@@ -97,6 +98,7 @@ def compare(
     Raises:
         UserError: there are too many classes for one of the rules.
     """
+    settle()
     logits = torch.from_numpy(outputs.logits)
     share = None if weights is None else torch.tensor(weights, dtype=torch.float64) / sum(weights)
     usual = fusion.mean_probability(logits.double(), 1.0, share).argmax(-1).numpy()

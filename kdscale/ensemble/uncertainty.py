@@ -28,8 +28,8 @@ def measures(logits: Tensor, temperature: float = 1.0, weights: Tensor | None = 
     """
     share = torch.full((len(logits),), 1 / len(logits)) if weights is None else weights
     share = share.double()[:, None]
-    log_p = (logits.double() / temperature).log_softmax(-1)
-    p = log_p.exp()
+    z = logits.double() / temperature
+    p, log_p = z.softmax(-1), z.log_softmax(-1)
     mean = (p * share[..., None]).sum(0)
     entropy = -torch.special.xlogy(mean, mean).sum(-1)
     mean_entropy = (-torch.where(p > 0, p * log_p, 0.0).sum(-1) * share).sum(0)

@@ -153,8 +153,9 @@ def stack(folder: Path, recipe: Recipe, every: list[Trained], cpus: int) -> dict
     from kdscale.ensemble import weighing
     from kdscale.pipeline.measuring import fuse
     from kdscale.training import metrics
+    from kdscale.training.engine import use_device
 
-    torch.set_num_threads(cpus)
+    use_device(cpus, 0)
     run = Run(folder, recipe)
     outputs = evaluate.labelled(run, TEST, every).members(recipe.fused_seeds)
     usual = fuse(recipe.fusion.rule, outputs.logits, evaluate.shares(recipe)).argmax(1)

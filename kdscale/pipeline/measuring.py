@@ -16,6 +16,7 @@ from kdscale.ensemble import diversity
 from kdscale.ensemble.comparison import Outputs
 from kdscale.ensemble.fusion import RULES
 from kdscale.recipe import Recipe
+from kdscale.repeatable import settle
 from kdscale.seeds import generator
 from kdscale.training import metrics
 from kdscale.training.metrics import Probabilities
@@ -46,6 +47,7 @@ class Labelled:
 
 def measure(recipe: Recipe, test: Labelled, validation: Labelled | None) -> dict[str, Any]:
     """What results.json says of the test split; temperatures are fitted on the validation split, if there is one."""
+    settle()
     of_test = _Measuring(recipe, test, validation)
     split: dict[str, Any] = {
         "teachers": [{"seed": seed, **of_test.model(f"teacher-seed-{seed}")} for seed in recipe.teachers.seeds],

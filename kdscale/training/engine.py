@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdscale.data.batches import Batch
+from kdscale.repeatable import settle
 from kdscale.training.objectives import Losses, Objective
 
 
@@ -168,6 +169,7 @@ def use_device(cpus: int, gpus: float) -> torch.device:
 
     Ray does not hide the GPUs of a node from a process that asked for none, hence `gpus`.
     """
+    settle()
     torch.set_num_threads(cpus)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
