@@ -6,6 +6,7 @@
 
 import difflib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -169,7 +170,7 @@ def _find(path: str, folder: Path) -> Path:
     for candidate in (given, folder / given):
         if candidate.exists():
             return candidate.resolve()
-    return given.absolute()
+    return Path(os.path.normpath(given.absolute()))
 
 
 def _stated_by_deepspeed(student: Teachers | Student) -> dict[str, Any]:

@@ -115,6 +115,13 @@ def test_yaml_cannot_make_objects(write) -> None:
         recipes.load(write("name: !!python/object/apply:os.system ['true']\n"))
 
 
+def test_a_path_that_leads_nowhere_is_one_of_the_current_directory(write, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here" / "there").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "there")
+    recipe = recipes.load(write(SMALL), ["data.path=../../nowhere/at/../all"])
+    assert recipe.data.path == str(tmp_path / "nowhere" / "all")
+
+
 def test_the_deepspeed_file_is_inlined_from_the_recipes_folder(write, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     monkeypatch.chdir("/")
