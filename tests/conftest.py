@@ -10,6 +10,9 @@ from PIL import Image
 from kdscale.data import shards
 from kdscale.data.manifest import Manifest, SampleSpec
 from kdscale.data.shards import Encoded
+from kdscale.repeatable import settle
+
+settle()
 
 
 def make_dataset(folder: Path, sizes: tuple[int, ...] = (30, 25, 20), classes: int = 3, seed: int = 0) -> Manifest:
