@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,11 +39,9 @@ def served(folder: Path, ranges: bool = True) -> Iterator[Served]:
             self.send_response(206 if asked and ranges else 200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            try:
+            seen.bytes += len(data)  # before they are sent: whoever has them may ask at once
+            with suppress(OSError):  # the reader has had enough
                 self.wfile.write(data)
-            except OSError:  # the reader has had enough
-                return
-            seen.bytes += len(data)
 
         def log_message(self, *arguments: object) -> None:
             pass
