@@ -74,6 +74,9 @@ def work(run: Run, made_of: Fused, bars: Bars) -> str:
 
 def fuse_part(folder: Path, recipe: Recipe, made_of: Fused, part: list[tuple[int, int]]) -> int:
     """On a worker: fuse some shards, committing each; the number of blocks."""
+    from kdscale.training.engine import use_device
+
+    use_device(1, 0)
     run = Run(folder, recipe)
     store, shards = logits.open_store(run), run.manifest.splits[logits.SPLIT]
     for number, view in part:

@@ -22,6 +22,7 @@ from kdscale.logits.store import Store
 from kdscale.pipeline import fuse, logits, teachers, workers
 from kdscale.pipeline.run import Run
 from kdscale.recipe import Recipe
+from kdscale.repeatable import settle
 from kdscale.seeds import generator
 from kdscale.tracking.progress import Bars
 from kdscale.training import metrics, objectives
@@ -74,6 +75,7 @@ def fidelity(run: Run, store: Store) -> dict[str, float]:
     taken as the tail spread evenly; `agreement` of the two most probable classes; `ece_gap` between the calibration
     errors of the two; `angle` (degrees) between the gradients that the two give an untrained student.
     """
+    settle()
     temperature = run.recipe.student.temperature
     number, rows = _some_rows(run, store, SAMPLE)
     labels = _labels(run, number, rows)

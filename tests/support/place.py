@@ -87,8 +87,9 @@ def same_students(one: Place, other: Place) -> bool:
 
 def differences(found: object, expected: object, where: str = "") -> list[str]:
     """In what two trees of numbers differ, a line each: a whole results.json is too long to be compared by eye."""
-    if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
-        pairs = [(found[name], expected[name], f"{where}.{name}") for name in found]
+    if isinstance(found, dict) and isinstance(expected, dict):
+        names = {**found, **expected}
+        pairs = [(found.get(name, "nothing"), expected.get(name, "nothing"), f"{where}.{name}") for name in names]
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         pairs = [(*both, f"{where}[{number}]") for number, both in enumerate(zip(found, expected, strict=True))]
     else:
