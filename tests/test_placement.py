@@ -1,11 +1,6 @@
 """Where work goes: the next node, how many places there are, and what happens where there is none."""
 
-import time
-
-import pytest
-
 from kdscale.cluster import Needs, fullest
-from kdscale.cluster.crashes import LostRank
 from kdscale.cluster.resources import room
 
 ONE = Needs(1)
@@ -42,23 +37,3 @@ def test_room_is_counted_node_by_node() -> None:
     assert room(whole, Needs(2)) == 2, "the two single cores that are left do not make a third place"
     assert room(whole, Needs(1, 0.5)) == 3
     assert room(whole, Needs(4)) == 0
-
-
-@pytest.mark.slow
-def test_a_group_without_a_place_comes_back_once_the_nodes_have_no_room_for_it(monkeypatch) -> None:
-    import ray
-
-    from kdscale.cluster import group
-
-    monkeypatch.setattr(group, "PATIENCE", 1.0)
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        waiting = group.Group(2, ONE, 0.0)
-        waiting.start(print, ())
-        assert not waiting.settled()
-        time.sleep(1.1)
-        assert waiting.settled()
-        with pytest.raises(LostRank, match="a node left before its ranks were placed"):
-            waiting.result()
-    finally:
-        ray.shutdown()

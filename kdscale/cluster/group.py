@@ -8,8 +8,13 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kdscale.cluster.crashes import PATIENCE, LostRank, error_of, weight
+from kdscale.cluster.crashes import PATIENCE, LostRank, cause_of, error_of, weight
 from kdscale.cluster.resources import Needs, nodes, room
+from kdscale.errors import Stopped
+
+CLOSING = 10.0
+"""Seconds given to the other ranks once one was told to stop and has. One that waits for data ends before its peers, which
+may be in a step that waits for it."""
 
 
 class Group:
@@ -41,7 +46,7 @@ class Group:
 
     def settled(self) -> bool:
         """All ranks are through, or one failed and said why, or the others had time enough to say it; or there is no place for it
-        any more."""
+        any more. Ranks that were told to stop end one after the other: each has time to close what it keeps."""
         if self._homeless():
             return True
         ready, waiting = self._sorted()
@@ -49,7 +54,10 @@ class Group:
         if not errors or not waiting:
             return not waiting
         self._failed_at = self._failed_at or time.monotonic()
-        return min(map(weight, errors)) < 2 or time.monotonic() - self._failed_at > PATIENCE
+        waited = time.monotonic() - self._failed_at
+        if all(isinstance(cause_of(error), Stopped) for error in errors):
+            return waited > CLOSING
+        return min(map(weight, errors)) < 2 or waited > PATIENCE
 
     def result(self) -> Any:
         """Rank 0's result; or the group is killed, and the most telling of the errors raised: the user's, then a crash, then

@@ -120,17 +120,17 @@ def train_on_ranks(
             validation = workers.dataset(run, "validation")
             best = Best(aside, validation, lessons.pixels, plan.steps_per_epoch, plan.steps)
             dist.barrier()  # all have read it
-        with asked_to_stop() as asked:
+        with asked_to_stop() as asked:  # what is trained is committed, also where the signal comes only then
             stop = stop_file(run.folder)
             fit(engine, batches, lessons.objective, plan, [job], lambda: asked() or stop.exists(), best)
-        weights = engine.weights() if best is None else {}
-        checksum = ""
-        if rank == 0:
-            facts = {**task.facts, "seed": task.seed}
-            if best is not None:
-                weights, facts["best"] = best.weights()
-            checksum = commit_weights(folder, task.kept(weights), task.fingerprint, **facts)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            report.update(state="done", step=plan.steps)
-        dist.barrier()
-        return checksum
+            weights = engine.weights() if best is None else {}
+            checksum = ""
+            if rank == 0:
+                facts = {**task.facts, "seed": task.seed}
+                if best is not None:
+                    weights, facts["best"] = best.weights()
+                checksum = commit_weights(folder, task.kept(weights), task.fingerprint, **facts)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                report.update(state="done", step=plan.steps)
+            dist.barrier()
+            return checksum
