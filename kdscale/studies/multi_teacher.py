@@ -57,7 +57,7 @@ RESIDUAL = (
         )
     ),
 )
-"""The nets and data of `mysteries-ensemble`."""
+"""The nets of `mysteries-ensemble`, and as few digits."""
 
 
 def measure(lab: Lab) -> Findings:
